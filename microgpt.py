@@ -11,7 +11,7 @@ stand in comments, as in `# [n_embd] -> [vocab_size]`.
 # SPDX-License-Identifier: MIT
 
 import argparse
-import itertools
+import gc
 import math
 import operator
 import os
@@ -23,7 +23,7 @@ import time
 # Autograd: numbers that remember what they were computed from
 # ---------------------------------------------------------------------------------------------
 
-births = itertools.count()
+births = iter(range(sys.maxsize))  # 0, 1, 2, ...
 
 
 class Value:
@@ -42,9 +42,8 @@ class Value:
     __slots__ = ("data", "grad", "inputs", "local_grads", "birth")
 
     def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad = float(data), 0.0
+        self.data, self.grad, self.birth = float(data), 0.0, next(births)
         self.inputs, self.local_grads = inputs, local_grads
-        self.birth = next(births)
 
     def __add__(self, other):
         other = other if isinstance(other, Value) else Value(other)
@@ -54,9 +53,7 @@ class Value:
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data * other.data, ((self, other),), ((other.data, self.data),))
 
-    def __pow__(self, n):
-        return Value(math.pow(self.data, n), ((self,),), ((n * math.pow(self.data, n - 1),),))
-
+    def __pow__(self, n): return Value(self.data**n, ((self,),), ((n * self.data ** (n - 1),),))
     def exp(self): return Value(math.exp(self.data), ((self,),), ((math.exp(self.data),),))
     def log(self): return Value(math.log(self.data), ((self,),), ((1.0 / self.data,),))
     def relu(self): return Value(max(self.data, 0.0), ((self,),), ((float(self.data > 0),),))
@@ -101,8 +98,7 @@ def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]
     The chain rule does not care how many inputs a Value has: the gradient of a dot product with
     respect to either vector is the other one.
     """
-    x, out = tuple(x), []
-    x_data = [value.data for value in x]
+    x, x_data, out = tuple(x), [value.data for value in x], []
     for row in map(tuple, w):
         assert len(row) == len(x), f"a row of {len(row)} numbers times a vector of {len(x)}"
         row_data = [value.data for value in row]
@@ -183,7 +179,8 @@ class Model:
 def softmax(x):  # [n] -> [n]
     """exp(x_i) / sum(exp(x_j)): all positive, and together 1."""
     log_total = logsumexp(x)
-    return [(value - log_total).exp() for value in x]
+    odds = [math.exp(value.data - log_total.data) for value in x]
+    return [Value(p, ((value, log_total),), ((p, -p),)) for value, p in zip(x, odds)]
 
 
 def rmsnorm(x):  # [n] -> [n]
@@ -199,8 +196,8 @@ def activation(x):  # one Value -> one Value
 
 def attend(query, keys, values):  # [head_dim], [n_seen, head_dim] twice -> [head_dim]
     """softmax(K q / sqrt(head_dim)) V (Vaswani et al. 2017, eq. 1), for one token and head."""
-    scores = [score / math.sqrt(len(query)) for score in linear(query, keys)]
-    return linear(softmax(scores), zip(*values))
+    query = [value / math.sqrt(len(query)) for value in query]
+    return linear(softmax(linear(query, keys)), zip(*values))
 
 
 def attention(model, layer, x, keys, values):  # [n_embd] -> [n_embd]
@@ -227,17 +224,14 @@ def mlp(model, layer, x):  # [n_embd] -> [4 * n_embd] -> [n_embd]
     return linear(hidden, model.weights[f"layer{layer}.mlp_fc2"])
 
 
-def add(a, b):  # [n], [n] -> [n]
-    return [x + y for x, y in zip(a, b)]
-
-
 def gpt(model, token, position, keys, values):  # two ids -> [vocab_size]
     """One token in, the logits of the next one out."""
-    x = rmsnorm(add(model.weights["wte"][token], model.weights["wpe"][position]))
+    w = model.weights
+    x = rmsnorm([a + b for a, b in zip(w["wte"][token], w["wpe"][position])])
     for layer in range(model.config.n_layer):
-        x = add(x, attention(model, layer, rmsnorm(x), keys, values))
-        x = add(x, mlp(model, layer, rmsnorm(x)))
-    return linear(x, model.weights["lm_head"])
+        x = [a + b for a, b in zip(x, attention(model, layer, rmsnorm(x), keys, values))]
+        x = [a + b for a, b in zip(x, mlp(model, layer, rmsnorm(x)))]
+    return linear(x, w["lm_head"])
 
 
 def cross_entropy(logits, target):  # [vocab_size], id -> one Value
@@ -330,9 +324,15 @@ def train(model, sequences):
 
     The learning rate falls in a straight line to 0. Raises FloatingPointError for a loss that is
     not finite. A terminal shows one line, rewritten each step; elsewhere every 100th is printed.
+
+    Python's collector looks for cycles among unused objects. The graph has none, so counting
+    references is enough to free it, and the collector is off meanwhile. PyPy cannot do without.
     """
     steps, start, losses = model.config.steps, time.perf_counter(), []
     optimizer, rewrite = Adam(model.parameters()), sys.stdout.isatty()
+    restore_collector = gc.enable if gc.isenabled() else gc.disable
+    if sys.implementation.name == "cpython":
+        gc.disable()
     try:
         for step in range(1, steps + 1):
             for param in optimizer.params:
@@ -347,12 +347,13 @@ def train(model, sequences):
                 print(line, end="\r" if rewrite and step < steps else "\n")
     except KeyboardInterrupt:
         print("\ninterrupted: on with what was learned")
+    finally:
+        restore_collector()
 
 
 def probabilities(logits, temperature):  # [vocab_size] -> [vocab_size] numbers
     """softmax(logits / temperature), where temperature 0 stands for a very low one."""
-    scores = [logit / max(temperature, 1e-100) for logit in logits]
-    return [probability.data for probability in softmax(scores)]
+    return [p.data for p in softmax([logit / max(temperature, 1e-100) for logit in logits])]
 
 
 def generate(model, prompt="", temperature=0.5, rng=random):
@@ -389,11 +390,10 @@ def run(config):
     generate(model, config.prompt, rng=random.Random(0))  # better a bad prompt is found now
     sequences = [model.tokenizer.encode(doc) for doc in docs]
     n_cut = sum(len(tokens) > config.block_size + 1 for tokens in sequences)
-    n_train = len(docs) - min(200, len(docs) // 10)
-    held_out = sequences[n_train:]
+    held_out = [sequences.pop() for _ in range(min(200, len(docs) // 10))]
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
     print(f"vocab size: {len(model.tokenizer.vocab)}\nnum params: {len(model.parameters())}")
-    train(model, sequences[:n_train])
+    train(model, sequences)
     loss = f"{evaluate(model, held_out):.4f}" if held_out else "unknown (fewer than 10 documents)"
     print(f"held-out loss {loss}, guessing evenly {math.log(len(model.tokenizer.vocab)):.4f}")
     samples = []
@@ -424,10 +424,10 @@ def main(argv=None):
         return run(parser.parse_args(argv or []))
     except BrokenPipeError:  # nobody reads on, and Python must not complain of it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (InputError, OSError, UnicodeDecodeError) as error:
-        parser.error(error)
     except FloatingPointError as error:
         parser.exit(1, f"microgpt.py: error: {error}: try a smaller --learning-rate\n")
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        parser.error(error)
     except KeyboardInterrupt:
         parser.exit(130)
 

@@ -16,14 +16,17 @@ import itertools
 import math
 import os
 import pathlib
+import platform
 import random
 import re
 import runpy
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
-import types
+import time
+import tracemalloc
 import unittest
 from unittest import mock
 
@@ -45,12 +48,17 @@ class Plain:
     __slots__ = ("data", "grad", "parents", "slopes")
 
     def __init__(self, data, parents=(), slopes=()):
-        self.data, self.grad, self.parents, self.slopes = data, 0.0, parents, slopes
+        self.data = data
+        self.grad = 0.0
+        self.parents = parents
+        self.slopes = slopes
 
     def __add__(self, other):
+        other = other if isinstance(other, Plain) else Plain(other)
         return Plain(self.data + other.data, (self, other), (1.0, 1.0))
 
     def __mul__(self, other):
+        other = other if isinstance(other, Plain) else Plain(other)
         return Plain(self.data * other.data, (self, other), (other.data, self.data))
 
     def __pow__(self, n):
@@ -65,6 +73,8 @@ class Plain:
     def relu(self):
         return Plain(max(0.0, self.data), (self,), (1.0 if self.data > 0 else 0.0,))
 
+    __radd__ = __add__
+
     def backward(self):
         order, seen, stack = [], set(), [(self, False)]
         while stack:
@@ -74,19 +84,12 @@ class Plain:
             elif node not in seen:
                 seen.add(node)
                 stack.append((node, True))
-                stack += [(parent, False) for parent in node.parents]
+                for parent in node.parents:
+                    stack.append((parent, False))
         self.grad = 1.0
         for node in reversed(order):
             for parent, slope in zip(node.parents, node.slopes):
                 parent.grad += slope * node.grad
-
-
-def total(numbers):
-    numbers = list(numbers)
-    result = numbers[0]
-    for number in numbers[1:]:
-        result = result + number
-    return result
 
 
 def plain_weights(model):
@@ -100,18 +103,18 @@ def plain_loss(weights, config, tokens):
     """The loss of a document by the textbook engine, the whole model written out once more."""
 
     def times(matrix, x):
-        return [total(w * number for w, number in zip(row, x)) for row in matrix]
+        return [sum(w * number for w, number in zip(row, x)) for row in matrix]
 
     def norm(x):
-        mean_square = total(number * number for number in x) * Plain(1 / len(x))
-        scale = (mean_square + Plain(1e-5)) ** -0.5
+        mean_square = sum(number * number for number in x) * (1 / len(x))
+        scale = (mean_square + 1e-5) ** -0.5
         return [number * scale for number in x]
 
     def softmax(x):
-        largest = Plain(-max(number.data for number in x))
-        exps = [(number + largest).exp() for number in x]
-        share = total(exps) ** -1
-        return [number * share for number in exps]
+        largest = max(number.data for number in x)
+        exps = [(number + -largest).exp() for number in x]
+        total = sum(exps)
+        return [number * total**-1 for number in exps]
 
     size = config.n_embd // config.n_head
     past = [([], []) for _ in range(config.n_layer)]
@@ -128,15 +131,15 @@ def plain_loss(weights, config, tokens):
             mixed = []
             for start in range(0, config.n_embd, size):
                 part = range(start, start + size)
-                scores = [total(q[j] * key[j] for j in part) * Plain(size**-0.5) for key in keys]
+                scores = [sum(q[j] * key[j] for j in part) * size**-0.5 for key in keys]
                 shares = softmax(scores)
-                mixed += [total(s * v[j] for s, v in zip(shares, values)) for j in part]
+                mixed += [sum(s * v[j] for s, v in zip(shares, values)) for j in part]
             x = [a + b for a, b in zip(x, times(w["attn_wo"], mixed))]
             hidden = [number.relu() ** 2 for number in times(w["mlp_fc1"], norm(x))]
             x = [a + b for a, b in zip(x, times(w["mlp_fc2"], hidden))]
         chances = softmax(times(weights["lm_head"], x))
-        losses.append(chances[tokens[position + 1]].log() * Plain(-1.0))
-    return total(losses) * Plain(1 / len(losses))
+        losses.append(chances[tokens[position + 1]].log() * -1)
+    return sum(losses) * (1 / len(losses))
 
 
 BLOCK_MATRICES = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
@@ -215,73 +218,51 @@ def weighted(values):
 # Facts of the calculus
 # ---------------------------------------------------------------------------------------------
 
-OPERATIONS = {
-    "a + b": lambda v: v[0] + v[1],
-    "a + 3": lambda v: v[0] + 3,
-    "3 + a": lambda v: 3 + v[0],
-    "a - b": lambda v: v[0] - v[1],
-    "a - 2.5": lambda v: v[0] - 2.5,
-    "2.5 - a": lambda v: 2.5 - v[0],
-    "a * b": lambda v: v[0] * v[1],
-    "a * -2": lambda v: v[0] * -2,
-    "-2 * a": lambda v: -2 * v[0],
-    "a / b": lambda v: v[0] / v[1],
-    "a / 4": lambda v: v[0] / 4,
-    "4 / a": lambda v: 4 / v[0],
-    "-a": lambda v: -v[0],
-    "a ** 3": lambda v: v[0] ** 3,
-    "a ** -2": lambda v: v[0] ** -2,
-    "|a| ** 0.5": lambda v: (v[0] * v[0]) ** 0.5,
-    "a ** 1": lambda v: v[0] ** 1,
-    "a ** 0": lambda v: v[0] ** 0,
-    "exp(a)": lambda v: v[0].exp(),
-    "log(a * a)": lambda v: (v[0] * v[0]).log(),
-    "relu(a)": lambda v: v[0].relu(),
-    "a * a (used twice)": lambda v: v[0] * v[0],
-    "a diamond": lambda v: (v[0] * 2 + v[1]) * (v[0] + v[1].exp()),
-    "sum": lambda v: sum(v),
-}
-SAME_IN_PYTHON = {
-    "a + b": lambda a, b: a + b,
-    "a + 3": lambda a, b: a + 3,
-    "3 + a": lambda a, b: 3 + a,
-    "a - b": lambda a, b: a - b,
-    "a - 2.5": lambda a, b: a - 2.5,
-    "2.5 - a": lambda a, b: 2.5 - a,
-    "a * b": lambda a, b: a * b,
-    "a * -2": lambda a, b: a * -2,
-    "-2 * a": lambda a, b: -2 * a,
-    "a / b": lambda a, b: a / b,
-    "a / 4": lambda a, b: a / 4,
-    "4 / a": lambda a, b: 4 / a,
-    "-a": lambda a, b: -a,
-    "a ** 3": lambda a, b: a**3,
-    "a ** -2": lambda a, b: a**-2,
-    "|a| ** 0.5": lambda a, b: abs(a),
-    "a ** 1": lambda a, b: a,
-    "a ** 0": lambda a, b: 1.0,
-    "exp(a)": lambda a, b: math.exp(a),
-    "log(a * a)": lambda a, b: math.log(a * a),
-    "relu(a)": lambda a, b: max(a, 0.0),
-    "a * a (used twice)": lambda a, b: a * a,
-    "a diamond": lambda a, b: (a * 2 + b) * (a + math.exp(b)),
-    "sum": lambda a, b: a + b,
+OPERATIONS = {  # on Values, and the same on plain numbers
+    "a + b": (lambda a, b: a + b,),
+    "a + 3": (lambda a, b: a + 3,),
+    "3 + a": (lambda a, b: 3 + a,),
+    "a - b": (lambda a, b: a - b,),
+    "a - 2.5": (lambda a, b: a - 2.5,),
+    "2.5 - a": (lambda a, b: 2.5 - a,),
+    "a * b": (lambda a, b: a * b,),
+    "a * -2": (lambda a, b: a * -2,),
+    "-2 * a": (lambda a, b: -2 * a,),
+    "a / b": (lambda a, b: a / b,),
+    "a / 4": (lambda a, b: a / 4,),
+    "4 / a": (lambda a, b: 4 / a,),
+    "-a": (lambda a, b: -a,),
+    "a ** 3": (lambda a, b: a**3,),
+    "a ** -2": (lambda a, b: a**-2,),
+    "a ** 1": (lambda a, b: a**1,),
+    "a ** 0": (lambda a, b: a**0,),
+    "(a * a) ** 0.5": (lambda a, b: (a * a) ** 0.5,),
+    "a * a, used twice": (lambda a, b: a * a,),
+    "a sum": (lambda a, b: sum([a, b, a]),),
+    "exp(a)": (lambda a, b: a.exp(), lambda a, b: math.exp(a)),
+    "log(a * a)": (lambda a, b: (a * a).log(), lambda a, b: math.log(a * a)),
+    "relu(a)": (lambda a, b: a.relu(), lambda a, b: max(a, 0.0)),
+    "a diamond": (
+        lambda a, b: (a * 2 + b) * (a + b.exp()),
+        lambda a, b: (a * 2 + b) * (a + math.exp(b)),
+    ),
 }
 
 
 class TestCalculus(Facts):
     def test_every_operation_gives_the_number_that_python_gives(self):
-        self.assertEqual(set(OPERATIONS), set(SAME_IN_PYTHON))
         for a, b in [(1.7, -0.6), (-0.4, 2.2), (3.0, 0.25)]:
-            for name, operation in OPERATIONS.items():
-                found = operation([Value(a), Value(b)]).data
-                self.assert_near(found, SAME_IN_PYTHON[name](a, b), 1e-14, name)
+            for name, pair in OPERATIONS.items():
+                on_values, on_numbers = pair[0], pair[-1]
+                found = on_values(Value(a), Value(b)).data
+                self.assert_near(found, on_numbers(a, b), 1e-14, name)
 
     def test_every_operation_has_the_slope_that_finite_differences_give(self):
         rng = random.Random(3)
-        for name, operation in OPERATIONS.items():
+        for name, (operation, *_) in OPERATIONS.items():
             for _ in range(3):
-                self.assert_gradients_are_slopes(operation, leaves(2, rng, 1.5), name, 1e-5)
+                inputs = leaves(2, rng, 1.5)
+                self.assert_gradients_are_slopes(lambda v: operation(*v), inputs, name, 1e-5)
 
     def test_relu_at_zero_passes_nothing_and_nan_is_not_hidden(self):
         zero = Value(0.0)
@@ -292,11 +273,13 @@ class TestCalculus(Facts):
     def test_impossible_operations_raise_what_python_raises(self):
         cases = [
             (ZeroDivisionError, lambda: Value(1.0) / 0),
-            (ValueError, lambda: Value(1.0) / Value(0.0)),
+            (ZeroDivisionError, lambda: Value(1.0) / Value(0.0)),
             (ValueError, lambda: Value(0.0).log()),
-            (ValueError, lambda: Value(-8.0) ** (1 / 3)),
+            (TypeError, lambda: Value(-8.0) ** (1 / 3)),  # a complex number
             (OverflowError, lambda: Value(1000.0).exp()),
+            (OverflowError, lambda: Value(1e200) ** 2),
             (TypeError, lambda: Value(2.0) ** Value(2.0)),
+            (TypeError, lambda: 2.0 ** Value(2.0)),
             (TypeError, lambda: Value(2.0) * [1, 2]),
             (ValueError, lambda: Value(2.0) + "two"),
             (TypeError, lambda: Value(2.0) + None),
@@ -1233,7 +1216,7 @@ class TestFiles(InFolder):
 
     def test_only_the_standard_library_is_imported(self):
         imported = set(re.findall(r"(?m)^(?:import|from) (\w+)", SOURCE))
-        allowed = {"argparse", "itertools", "math", "operator", "os", "random", "sys", "time"}
+        allowed = {"argparse", "gc", "math", "operator", "os", "random", "sys", "time"}
         self.assertEqual(imported, allowed)
 
     def test_the_names_are_a_clean_list(self):
@@ -1274,5 +1257,184 @@ def lines_of_code(source):
     return len(code - strings)
 
 
+# ---------------------------------------------------------------------------------------------
+# The benchmark: printed, never asserted, since machines differ
+# ---------------------------------------------------------------------------------------------
+
+
+class Ours:
+    """microgpt.py on one model: forward, backward and update, each to be timed."""
+
+    collector_off = True  # as in `train`
+
+    def __init__(self, model):
+        self.model, self.optimizer = model, Adam(model.parameters())
+
+    def loss(self, tokens):
+        return microgpt.document_loss(self.model, tokens)
+
+    def update(self):
+        self.optimizer.step(0.01)
+        for param in self.optimizer.params:
+            param.grad = 0.0
+
+    def step(self, tokens):
+        """The milliseconds of forward, backward and update, and the loss."""
+        if self.collector_off and sys.implementation.name == "cpython":
+            gc.disable()
+        times = [time.perf_counter()]
+        loss = self.loss(tokens)
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        self.update()
+        times.append(time.perf_counter())
+        gc.enable()
+        return [1000 * (end - start) for start, end in zip(times, times[1:])], loss.data
+
+
+class Textbook(Ours):
+    """The second engine on the same weights, updated by the same rule."""
+
+    collector_off = False  # as the ancestors run
+
+    def __init__(self, model):
+        self.config, self.weights = model.config, plain_weights(model)
+        rows = itertools.chain.from_iterable(self.weights.values())
+        self.optimizer = Adam(list(itertools.chain.from_iterable(rows)))
+
+    def loss(self, tokens):
+        return plain_loss(self.weights, self.config, tokens)
+
+
+def names_model(**changes):
+    """The default model on the shuffled names, but for some changes; and the names' tokens."""
+    config = config_of(**changes)
+    docs = microgpt.read_docs(HERE / "names.txt")
+    rng = random.Random(config.seed)
+    rng.shuffle(docs)
+    model = Model(config, Tokenizer(docs), rng)
+    return model, [model.tokenizer.encode(doc) for doc in docs]
+
+
+def multiply_adds(config, vocab_size, tokens):
+    """Those of the matrices and of attention: once forward, and backward once for each factor."""
+    n, positions = config.n_embd, min(config.block_size, len(tokens) - 1)
+    matrices = positions * (12 * n * n * config.n_layer + vocab_size * n)
+    looks = positions * (positions + 1) // 2
+    return 3 * (matrices + looks * 2 * n * config.n_layer)
+
+
+def bare_loop(count):
+    """The milliseconds of a plain loop over so many scalar multiply-adds."""
+    xs, ws, result = [0.5] * count, [0.25] * count, 0.0
+    start = time.perf_counter()
+    for x, w in zip(xs, ws):
+        result += x * w
+    return 1000 * (time.perf_counter() - start)
+
+
+def peak_megabytes(engine, tokens):
+    """What Python holds at the peak of two steps: weights, optimizer and graph."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        contestant = engine(Model(config_of(), Tokenizer(LETTERS), random.Random(1)))
+        for _ in range(2):
+            contestant.step(tokens)
+        return tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+
+
+def least_and_middle(times):
+    return f"{min(times):.1f} / {statistics.median(times):.1f}"
+
+
+def print_row(*cells):
+    print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def print_table(*heading):
+    print()
+    print_row(*heading)
+    print_row(*("---" for _ in heading))
+
+
+LETTERS = ["abcdefghijklmnopqrstuvwxyz"]
+
+
+def benchmark_steps(rounds=4, documents=8):
+    model, sequences = names_model()
+    engines = {"`microgpt.py`": Ours(model), "the plain engine": Textbook(model)}
+    times, floor = {name: [] for name in engines}, []
+    for tokens in sequences[:documents] * rounds:
+        losses = []
+        for name, engine in engines.items():
+            parts, loss = engine.step(tokens)
+            times[name].append([*parts, sum(parts)])
+            losses.append(loss)
+        assert abs(losses[0] - losses[1]) < 1e-9, losses
+        floor.append(bare_loop(multiply_adds(model.config, 27, tokens)))
+    print_table("ms a step, least / median", "forward", "backward", "update", "together")
+    for name, rows in times.items():
+        print_row(name, *map(least_and_middle, zip(*rows)))
+    medians = [list(map(statistics.median, zip(*rows))) for rows in times.values()]
+    print_row("times faster", *(f"{slow / fast:.1f}" for fast, slow in zip(*medians)))
+    print_row("a bare loop over the multiply-adds", "", "", "", least_and_middle(floor))
+
+
+def benchmark_memory():
+    tokens = Tokenizer(LETTERS).encode("maximiliane")
+    ours, plain = (peak_megabytes(engine, tokens) for engine in (Ours, Textbook))
+    print_table("peak memory on a name of 11 letters", "MB")
+    print_row("`microgpt.py`", f"{ours:.1f}")
+    print_row("the plain engine", f"{plain:.1f}")
+    print_row("times less", f"{plain / ours:.1f}")
+
+
+def benchmark_growth():
+    cases = [dict(n_embd=n) for n in (16, 32, 64)]
+    cases += [dict(n_layer=n) for n in (2, 4, 8)]
+    cases += [dict(block_size=n) for n in (16, 64)]
+    cases += [dict(n_layer=12, block_size=64)]
+    print_table("changed", "multiply-adds", "ms a step", "ns for each", "peak MB")
+    for changes in cases:
+        text = "thequickbrownfox" * 4 if "block_size" in changes else "evangeline"
+        model = Model(config_of(**changes), Tokenizer(LETTERS), random.Random(1))
+        tokens = model.tokenizer.encode(text)
+        engine = Ours(model)
+        count = multiply_adds(model.config, 27, tokens)
+        least = min(sum(engine.step(tokens)[0]) for _ in range(max(2, min(12, 4_000_000 // count))))
+        tracemalloc.start()
+        engine.step(tokens)
+        peak = tracemalloc.get_traced_memory()[1] / 1e6
+        tracemalloc.stop()
+        name = ", ".join(f"`--{name.replace('_', '-')} {n}`" for name, n in changes.items())
+        print_row(name, f"{count:,}", f"{least:.1f}", f"{1e6 * least / count:.0f}", f"{peak:.1f}")
+
+
+def benchmark_generation(texts=40):
+    model, _ = names_model()
+    rng = random.Random(1)
+    start = time.perf_counter()
+    letters = sum(len(microgpt.generate(model, "", 1.0, rng)) for _ in range(texts))
+    seconds = time.perf_counter() - start
+    print_table("generation", "ms")
+    print_row("a token", f"{1000 * seconds / (letters + texts):.2f}")
+
+
+def benchmark():
+    """Print the tables of the README's chapter on speed."""
+    print(f"{sys.implementation.name} {platform.python_version()}, collector on: {gc.isenabled()}")
+    benchmark_steps()
+    benchmark_memory()
+    benchmark_growth()
+    benchmark_generation()
+
+
 if __name__ == "__main__":
-    unittest.main()
+    if "--benchmark" in sys.argv[1:]:
+        benchmark()
+    else:
+        unittest.main()
