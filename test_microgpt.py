@@ -3,6 +3,7 @@ and the command line. Nothing but the standard library is needed.
 
     python test_microgpt.py                 run the facts (also: python -m unittest, pytest)
     python test_microgpt.py --benchmark     measure it against the plain engine below
+    python test_microgpt.py --ladder        climb from counting letters to a GPT
 
 Every gradient is proved twice: against finite differences, and against a second engine of the
 textbook kind that shares no line with the one under test.
@@ -10,6 +11,7 @@ textbook kind that shares no line with the one under test.
 
 import argparse
 import contextlib
+import doctest
 import gc
 import io
 import itertools
@@ -25,8 +27,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import tracemalloc
+import types
 import unittest
 from unittest import mock
 
@@ -143,6 +147,33 @@ def plain_loss(weights, config, tokens):
 
 
 BLOCK_MATRICES = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+
+# ---------------------------------------------------------------------------------------------
+# The README's code
+# ---------------------------------------------------------------------------------------------
+
+
+def readme_blocks(kind):
+    """The README's Python blocks whose first line is `# kind: NAME`, by their names."""
+    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", README)
+    marked = [block for block in blocks if block.startswith(f"# {kind}: ")]
+    return {block.split("\n", 1)[0].split(": ", 1)[1]: block for block in marked}
+
+
+def pasted(*names, kind="recipe"):
+    """The text of microgpt.py with these blocks of the README just above its last section."""
+    blocks, last = readme_blocks(kind), 'if __name__ == "__main__":\n'
+    above, below = SOURCE.split(last)
+    return above + "\n\n".join([blocks[name] for name in names] + [last]) + below
+
+
+def program(*names, kind="recipe"):
+    """A fresh module of microgpt.py with these blocks of the README, as if imported."""
+    module = types.ModuleType("microgpt")
+    module.__file__ = str(HERE / "microgpt.py")
+    exec(compile(pasted(*names, kind=kind), "microgpt.py", "exec"), module.__dict__)
+    return module
+
 
 # ---------------------------------------------------------------------------------------------
 # Helpers that say what they check
@@ -782,6 +813,40 @@ class TestTraining(InFolder):
         self.assertIsInstance(model, Model)
         self.assertRegex(output, r"(?s)step +1 /.*interrupted.*held-out loss \d.*sample +2: ")
 
+    def test_the_collector_is_off_in_training_and_restored_also_after_an_error(self):
+        states, path = [], self.file("ab")
+        plain = microgpt.gradients
+
+        def watched(*args):
+            states.append(gc.isenabled())
+            return plain(*args)
+
+        cpython = sys.implementation.name == "cpython"
+        for enabled in (True, False):
+            (gc.enable if enabled else gc.disable)()
+            try:
+                with mock.patch.object(microgpt, "gradients", watched):
+                    run_main(microgpt, path, "--steps", 2)
+                self.assertEqual(states, [enabled and not cpython] * 2)
+                self.assertEqual(gc.isenabled(), enabled)
+                for error in (KeyboardInterrupt, MemoryError):
+                    with mock.patch.object(microgpt, "gradients", side_effect=error):
+                        with contextlib.suppress(MemoryError):
+                            run_main(microgpt, path, "--steps", 2)
+                    self.assertEqual(gc.isenabled(), enabled)
+                states.clear()
+            finally:
+                gc.enable()
+
+    def test_an_interpreter_that_counts_no_references_keeps_its_collector(self):
+        states = []
+        with mock.patch.object(microgpt.sys, "implementation", mock.Mock()) as other:
+            other.name = "another"
+            look = lambda *_: states.append(gc.isenabled()) or 1.0
+            with mock.patch.object(microgpt, "gradients", look):
+                run_main(microgpt, self.file("ab"), "--steps", 2)
+        self.assertEqual(states, [True, True])
+
     def test_ctrl_c_after_the_training_quits_quietly(self):
         with mock.patch.object(microgpt, "evaluate", side_effect=KeyboardInterrupt):
             with self.assertRaises(SystemExit) as stop:
@@ -1098,6 +1163,14 @@ class TestCommandLine(InFolder):
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertRegex(result.stdout, r"sample  1: \?")
 
+    def test_a_broken_pipe_is_replaced_by_the_null_device(self):
+        with open(self.file("", "output"), "w") as output:
+            with mock.patch.object(microgpt, "run", side_effect=BrokenPipeError):
+                with mock.patch.object(sys, "stdout", output):
+                    self.assertIsNone(microgpt.main([]))
+                    print("lost", flush=True)
+        self.assertEqual((self.folder / "output").read_text(), "")
+
     @unittest.skipIf(os.name == "nt", "signals and terminals differ on Windows")
     def test_output_into_head_ends_quietly(self):
         path = self.file("\n".join(WORDS))
@@ -1194,6 +1267,36 @@ def section(heading):
 
 
 class TestFiles(InFolder):
+    def test_the_examples_of_the_readme_give_what_they_show(self):
+        shown = re.findall(r"(?ms)^```pycon\n(.*?)^```$", README)
+        self.assertGreater(len(shown), 10)
+        names = {}
+        parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()) as complaints:
+            for block in shown:
+                example = parser.get_doctest(block, names, "README", "README.md", 0)
+                runner.run(example, clear_globs=False)
+                names = example.globs
+        self.assertEqual(runner.failures, 0, complaints.getvalue())
+        self.assertGreater(runner.tries, 30)
+
+    def test_what_the_readme_quotes_is_in_the_file_letter_for_letter(self):
+        quoted = re.findall(r"(?ms)^```python\n(.*?)^```$", section("## The tour"))
+        self.assertGreater(len(quoted), 8)
+        for block in quoted:
+            self.assertIn(block, SOURCE)
+
+    def test_the_python_of_the_readme_is_no_longer_than_100_columns(self):
+        for block in re.findall(r"(?ms)^```python\n(.*?)^```$", README):
+            self.assertLessEqual(max(map(len, block.splitlines())), 100, block)
+            compile(textwrap.dedent(block) if block[0] == " " else block, "README.md", "exec")
+
+    def test_the_first_example_of_the_import_runs(self):
+        [block] = [b for b in re.findall(r"(?ms)^```python\n(.*?)^```$", README) if b.startswith("import microgpt\n")]
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(block, {})
+        self.assertTrue(printed.getvalue().startswith("0.0 -6.0\nnum docs: "))
+
     def test_the_readme_shows_what_the_program_prints(self):
         [block] = re.findall(r"(?ms)^```text\n(num docs.*?)^```$", README)
         result = python(HERE / "microgpt.py", cwd=self.folder, env=bare_environment())
@@ -1238,6 +1341,38 @@ class TestFiles(InFolder):
             " ngozi thabo lerato tendai abebe"
         )
         self.assertEqual(set(wanted.split()) - names, set())
+
+
+class TestLadder(Facts):
+    def test_every_rung_runs_and_the_readme_shows_the_table(self):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            climb("--steps", 2)
+        found = [row.split("|")[1:3] for row in printed.getvalue().splitlines()]
+        shown = [row.split("|")[1:3] for row in section("## The ladder").splitlines() if row[:1] == "|"]
+        self.assertEqual(found, shown)
+
+    def test_counting_gives_the_shares_of_the_pairs(self):
+        module = program("counting pairs", kind="rung")
+        model = model_of(["aab"])
+        model.config.steps = 1
+        module.train(model, [model.tokenizer.encode("aab")])
+        odds = microgpt.probabilities(module.gpt(model, 0, 0, {}, {}), 1.0)
+        self.assert_all_near(odds, [2 / 5, 2 / 5, 1 / 5], 1e-14)
+
+    def test_plain_gradient_descent_steps_against_the_gradient(self):
+        param = Value(3.0)
+        param.grad = -2.0
+        program("plain gradient descent", kind="rung").Adam([param]).step(0.5)
+        self.assertEqual(param.data, 4.0)
+
+    def test_without_attention_only_the_letter_and_its_place_count(self):
+        module, model = program("the MLP alone", kind="rung"), model_of(spread=5.0)
+        runs = []
+        for first in (0, 1):
+            keys, values = {}, {}
+            module.gpt(model, first, 0, keys, values)
+            runs.append(numbers(module.gpt(model, 2, 1, keys, values)))
+        self.assertEqual(*runs)
 
 
 def lines_of_code(source):
@@ -1361,6 +1496,33 @@ def print_table(*heading):
     print_row(*("---" for _ in heading))
 
 
+# ---------------------------------------------------------------------------------------------
+# The ladder
+# ---------------------------------------------------------------------------------------------
+
+LADDER = [  # what it is called, the rung of the README that is pasted, the flags
+    ("counting pairs of letters", "counting pairs", ""),
+    ("the same as a network, plain gradient descent", "plain gradient descent", "--n-layer 0 --learning-rate 0.3"),
+    ("the same with Adam", None, "--n-layer 0"),
+    ("with the MLP alone", "the MLP alone", ""),
+    ("with one head of attention", None, "--n-head 1"),
+    ("with four heads", None, ""),
+    ("a bigger model for longer", None, "--n-embd 32 --steps 3000"),
+]
+
+
+def climb(*flags):
+    """Print the README's table: the held-out loss on names.txt that each rung reaches."""
+    print_row("rung", "flags", "held-out loss")
+    print_row("---", "---", "---")
+    print_row("guessing evenly", "", f"{math.log(27):.4f}")
+    for name, rung, rung_flags in LADDER:
+        module = program(*([rung] if rung else []), kind="rung")
+        _, output = run_main(module, "--samples", 0, *rung_flags.split(), *flags)
+        loss = re.search(r"held-out loss (\S+),", output).group(1)
+        print_row(name, f"`{rung_flags}`" if rung_flags else "", loss)
+
+
 LETTERS = ["abcdefghijklmnopqrstuvwxyz"]
 
 
@@ -1436,5 +1598,7 @@ def benchmark():
 if __name__ == "__main__":
     if "--benchmark" in sys.argv[1:]:
         benchmark()
+    elif "--ladder" in sys.argv[1:]:
+        climb()
     else:
         unittest.main()
