@@ -2,7 +2,7 @@
 
     python microgpt.py              learn names.txt, then print names of its own
     python microgpt.py FILE         learn any UTF-8 text, one document a line
-    python microgpt.py --help       every number that can be changed
+    python microgpt.py --help       everything that can be chosen
 
 Read it from top to bottom: numbers that know their gradients, the model made of them, the rule
 that improves it, the alphabet, training and writing, and last of all the command line. Shapes
@@ -30,13 +30,13 @@ class Value:
     """One number in a computation, and how the end of the computation depends on it.
 
     data         the number
-    grad         d end / d self, as filled in by `end.backward()`
+    grad         d end / d self, as filled in by `end.backward()`; a leaf adds up its calls
     inputs       the vectors (tuples of Values) that it was computed from; a leaf has none
     local_grads  d self / d input, a plain number for each Value in those vectors
     birth        its place in the order in which all Values were made
 
-    An operation raises what Python's math raises for the same numbers: OverflowError,
-    ValueError, ZeroDivisionError.
+    An operation raises what Python raises for its number or its slope: OverflowError, ValueError,
+    ZeroDivisionError (0**0.5 too: its slope is infinite), TypeError for a complex power.
     """
 
     __slots__ = ("data", "grad", "inputs", "local_grads", "birth")
@@ -80,8 +80,9 @@ class Value:
                 if value.inputs and value not in reached:
                     reached.add(value)
                     value.grad = 0.0
-                    # Many Values share a row of weights: one look into it is enough.
-                    vectors += [shared for shared in value.inputs if id(shared) not in looked_into]
+                    # Many Values share a row of weights, and one look into it is enough. By id,
+                    # since to compare two vectors would be to look into them.
+                    vectors += [other for other in value.inputs if id(other) not in looked_into]
                     looked_into.update(map(id, value.inputs))
         self.grad += 1.0
         for value in sorted(reached, key=operator.attrgetter("birth"), reverse=True):
@@ -98,7 +99,7 @@ def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]
     The chain rule does not care how many inputs a Value has: the gradient of a dot product with
     respect to either vector is the other one.
     """
-    x, x_data, out = tuple(x), [value.data for value in x], []
+    x_data, x, out = [value.data for value in x], tuple(x), []
     for row in map(tuple, w):
         assert len(row) == len(x), f"a row of {len(row)} numbers times a vector of {len(x)}"
         row_data = [value.data for value in row]
@@ -118,7 +119,7 @@ def logsumexp(x):  # [n] -> one Value
 
 
 # ---------------------------------------------------------------------------------------------
-# Hyperparameters: the numbers that are chosen, not learned
+# Hyperparameters: what is chosen, not learned
 # ---------------------------------------------------------------------------------------------
 
 HYPERPARAMETERS = {  # name: (default, smallest, what it is); each is also a flag
@@ -145,7 +146,7 @@ def check(condition, message, error=InputError):
 
 
 # ---------------------------------------------------------------------------------------------
-# Model: from one token to the odds of the next
+# Model: from one token to the probabilities of the next
 # ---------------------------------------------------------------------------------------------
 
 
@@ -156,19 +157,21 @@ class Model:
     """
 
     def __init__(self, config, tokenizer, rng):
-        n, vocab, block = config.n_embd, len(tokenizer.vocab), config.block_size
-        check(n * (2 * vocab + block + 12 * config.n_layer * n) <= 10**7, "over 10,000,000 weights")
+        n, n_vocab, block = config.n_embd, len(tokenizer.vocab), config.block_size
+        # A layer has 12 n^2 weights: 4 n^2 in attention, and twice 4 n^2 in the MLP.
+        check(n * (2 * n_vocab + block + 12 * config.n_layer * n) <= 10**7, "over 10**7 weights")
         check(n % config.n_head == 0, f"n_head {config.n_head} does not divide n_embd {n}")
 
-        def matrix(n_out, n_in):
+        def draw(n_out, n_in):  # -> [n_out, n_in]
             return [tuple(Value(rng.gauss(0, 0.08)) for _ in range(n_in)) for _ in range(n_out)]
 
-        weights = {"wte": matrix(vocab, n), "wpe": matrix(block, n), "lm_head": matrix(vocab, n)}
+        # Token to vector, position to vector, and vector to logits (the language model's head).
+        weights = {"wte": draw(n_vocab, n), "wpe": draw(block, n), "lm_head": draw(n_vocab, n)}
         for layer in range(config.n_layer):
-            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
-                weights[f"layer{layer}.{name}"] = matrix(n, n)
-            weights[f"layer{layer}.mlp_fc1"] = matrix(4 * n, n)
-            weights[f"layer{layer}.mlp_fc2"] = matrix(n, 4 * n)
+            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):  # query, key, value, output
+                weights[f"layer{layer}.{name}"] = draw(n, n)
+            weights[f"layer{layer}.mlp_fc1"] = draw(4 * n, n)
+            weights[f"layer{layer}.mlp_fc2"] = draw(n, 4 * n)
         self.config, self.tokenizer, self.weights = config, tokenizer, weights
 
     def parameters(self):
@@ -177,14 +180,17 @@ class Model:
 
 
 def softmax(x):  # [n] -> [n]
-    """exp(x_i) / sum(exp(x_j)): all positive, and together 1."""
+    """exp(x_i) / sum(exp(x_j)): none negative, and together 1. As exp(x_i - log_total)."""
     log_total = logsumexp(x)
-    odds = [math.exp(value.data - log_total.data) for value in x]
-    return [Value(p, ((value, log_total),), ((p, -p),)) for value, p in zip(x, odds)]
+    [probs] = log_total.local_grads
+    return [Value(p, ((value, log_total),), ((p, -p),)) for value, p in zip(x, probs)]
 
 
 def rmsnorm(x):  # [n] -> [n]
-    """x / sqrt(mean(x^2)) (Zhang and Sennrich 2019, eq. 4, without gain)."""
+    """x / sqrt(mean(x^2) + 1e-5) (Zhang and Sennrich 2019, eq. 4, without gain).
+
+    The 1e-5 keeps it from dividing by 0.
+    """
     scale = (linear(x, [x])[0] / len(x) + 1e-5) ** -0.5
     return [value * scale for value in x]
 
@@ -197,14 +203,14 @@ def activation(x):  # one Value -> one Value
 def attend(query, keys, values):  # [head_dim], [n_seen, head_dim] twice -> [head_dim]
     """softmax(K q / sqrt(head_dim)) V (Vaswani et al. 2017, eq. 1), for one token and head."""
     query = [value / math.sqrt(len(query)) for value in query]
-    return linear(softmax(linear(query, keys)), zip(*values))
+    return linear(softmax(linear(query, keys)), zip(*values))  # zip(*values) is V transposed
 
 
 def attention(model, layer, x, keys, values):  # [n_embd] -> [n_embd]
     """Each head looks back for what it needs: multi-head attention over the KV lists.
 
-    For each layer they hold the keys and the values of the tokens so far, and grow by those of
-    this one. There is nothing ahead to look at, so no mask is needed.
+    `keys` and `values` hold a list for each layer, with a vector for each token so far, which
+    grows by that of this token. There is nothing ahead to look at, so no mask is needed.
     """
     w_q, w_k, w_v, w_o = (model.weights[f"layer{layer}.attn_w{name}"] for name in "qkvo")
     query = linear(x, w_q)
@@ -219,7 +225,7 @@ def attention(model, layer, x, keys, values):  # [n_embd] -> [n_embd]
 
 
 def mlp(model, layer, x):  # [n_embd] -> [4 * n_embd] -> [n_embd]
-    """Each token thinks on its own about what it has found."""
+    """fc2 activation(fc1 x): each token thinks on its own about what it has found."""
     hidden = [activation(value) for value in linear(x, model.weights[f"layer{layer}.mlp_fc1"])]
     return linear(hidden, model.weights[f"layer{layer}.mlp_fc2"])
 
@@ -245,20 +251,20 @@ def cross_entropy(logits, target):  # [vocab_size], id -> one Value
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015, Algorithm 1) over any list of Values."""
+    """Adam (Kingma and Ba 2015, Algorithm 1) over a list of Values, each listed once."""
 
     def __init__(self, params):
-        self.params, self.steps, self.moments = params, 0, [(0.0, 0.0)] * len(params)
+        self.params, self.t, self.moments = params, 0, [(0.0, 0.0)] * len(params)
 
     def step(self, learning_rate, beta1=0.85, beta2=0.99, eps=1e-8):
         """Move each parameter against its gradient, by about the learning rate."""
-        self.steps += 1
-        unbias1, unbias2 = 1 - beta1**self.steps, 1 - beta2**self.steps  # as both start at 0
-        for i, (param, (m, s)) in enumerate(zip(self.params, self.moments)):
+        self.t += 1
+        unbias1, unbias2 = 1 - beta1**self.t, 1 - beta2**self.t  # since the moments start at 0
+        for i, (param, (m, v)) in enumerate(zip(self.params, self.moments)):
             m = beta1 * m + (1 - beta1) * param.grad
-            s = beta2 * s + (1 - beta2) * param.grad * param.grad
-            self.moments[i] = m, s
-            param.data -= learning_rate * (m / unbias1) / (math.sqrt(s / unbias2) + eps)
+            v = beta2 * v + (1 - beta2) * param.grad * param.grad
+            self.moments[i] = m, v
+            param.data -= learning_rate * (m / unbias1) / (math.sqrt(v / unbias2) + eps)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -279,7 +285,7 @@ class Tokenizer:
 
     def encode(self, text):
         """BOS, a token for each character, BOS. Raises InputError for an unknown character."""
-        check(set(text) <= set(self.ids), f"not in the documents: {set(text) - set(self.ids)}")
+        check(set(text) <= set(self.ids), f"not in the text: {sorted(set(text) - set(self.ids))}")
         return [self.ids[char] for char in ["", *text, ""]]
 
     def decode(self, tokens):
@@ -312,9 +318,9 @@ def evaluate(model, sequences):
     return sum(document_loss(model, tokens).data for tokens in sequences) / len(sequences)
 
 
-def gradients(model, sequences, step):
-    """Add to the weights' grads what this step's document asks for; return its loss."""
-    loss = document_loss(model, sequences[step % len(sequences)])
+def gradients(model, sequences, turn):
+    """Add to the weights' grads what this turn's document asks for; return its loss."""
+    loss = document_loss(model, sequences[turn % len(sequences)])
     loss.backward()
     return loss.data
 
@@ -323,13 +329,14 @@ def train(model, sequences):
     """Learn from the sequences, one a step, until the last step or Ctrl-C.
 
     The learning rate falls in a straight line to 0. Raises FloatingPointError for a loss that is
-    not finite. A terminal shows one line, rewritten each step; elsewhere every 100th is printed.
+    not finite. A terminal shows one line, rewritten each step; elsewhere the first, every 100th
+    and the last are printed.
 
     Python's collector looks for cycles among unused objects. The graph has none, so counting
     references is enough to free it, and the collector is off meanwhile. PyPy cannot do without.
     """
     steps, start, losses = model.config.steps, time.perf_counter(), []
-    optimizer, rewrite = Adam(model.parameters()), sys.stdout.isatty()
+    optimizer, live = Adam(model.parameters()), sys.stdout and sys.stdout.isatty()
     restore_collector = gc.enable if gc.isenabled() else gc.disable
     if sys.implementation.name == "cpython":
         gc.disable()
@@ -343,8 +350,8 @@ def train(model, sequences):
             mean, pace = sum(losses[-100:]) / min(step, 100), (time.perf_counter() - start) / step
             line = f"step {step:4d} / {steps} | loss {losses[-1]:.4f} | last 100 {mean:.4f}"
             line += f" | {1000 * pace:5.1f} ms/step | {pace * min(steps - step, 1e9):4.0f} s left"
-            if rewrite or step in (1, steps) or step % 100 == 0:
-                print(line, end="\r" if rewrite and step < steps else "\n")
+            if live or step in (1, steps) or step % 100 == 0:
+                print(line.ljust(79 if live else 0), end="\r" if live and step < steps else "\n")
     except KeyboardInterrupt:
         print("\ninterrupted: on with what was learned")
     finally:
@@ -368,9 +375,9 @@ def generate(model, prompt="", temperature=0.5, rng=random):
     for position in range(model.config.block_size):
         logits = gpt(model, tokens[position], position, keys, values)
         if position + 1 == len(tokens):
-            odds = probabilities(logits, temperature)
-            check(math.isfinite(sum(odds)), "a logit is not finite", FloatingPointError)
-            tokens += rng.choices(range(len(odds)), weights=odds)
+            probs = probabilities(logits, temperature)
+            check(math.isfinite(sum(probs)), "a logit is not finite", FloatingPointError)
+            tokens += rng.choices(range(len(probs)), weights=probs)
         if tokens[-1] == bos:
             break
     return model.tokenizer.decode(tokens)
@@ -380,27 +387,30 @@ def run(config):
     """The whole story: read, shuffle, hold out, train, measure, write. Returns the model.
 
     Raises InputError, OSError or UnicodeDecodeError, before the training, for unusable input.
+    Ctrl-C ends the training early; a second one ends the program.
     """
     for name, (_, low, _) in HYPERPARAMETERS.items():
+        # Not `<`: the prompt is a text. And nan is not at least anything.
         check(low <= vars(config)[name] != math.inf, f"{name} must be finite and at least {low}")
     rng = random.Random(config.seed)
     docs = read_docs(config.file)
     rng.shuffle(docs)
     model = Model(config, Tokenizer(docs), rng)
-    generate(model, config.prompt, rng=random.Random(0))  # better a bad prompt is found now
+    # Written and thrown away, so that a prompt that cannot be used is found before the training.
+    generate(model, config.prompt, rng=random.Random(0))
     sequences = [model.tokenizer.encode(doc) for doc in docs]
     n_cut = sum(len(tokens) > config.block_size + 1 for tokens in sequences)
     held_out = [sequences.pop() for _ in range(min(200, len(docs) // 10))]
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
     print(f"vocab size: {len(model.tokenizer.vocab)}\nnum params: {len(model.parameters())}")
     train(model, sequences)
-    loss = f"{evaluate(model, held_out):.4f}" if held_out else "unknown (fewer than 10 documents)"
-    print(f"held-out loss {loss}, guessing evenly {math.log(len(model.tokenizer.vocab)):.4f}")
-    samples = []
+    shown = f"{evaluate(model, held_out):.4f}" if held_out else "unknown (fewer than 10 documents)"
+    print(f"held-out loss {shown}, guessing evenly {math.log(len(model.tokenizer.vocab)):.4f}")
+    samples, known = [], {"", *(doc[: config.block_size] for doc in docs)}
     for number in range(1, config.samples + 1):
         samples.append(generate(model, config.prompt, config.temperature, rng))
         print(f"sample {number:2d}: {samples[-1]}")
-    print(f"not in the file: {sum(text not in docs for text in samples)} of {len(samples)}")
+    print(f"not in the file: {sum(text not in known for text in samples)} of {len(samples)}")
     return model
 
 
@@ -425,7 +435,7 @@ def main(argv=None):
     except BrokenPipeError:  # nobody reads on, and Python must not complain of it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FloatingPointError as error:
-        parser.exit(1, f"microgpt.py: error: {error}: try a smaller --learning-rate\n")
+        parser.exit(1, f"microgpt.py: error: {error}, try a smaller --learning-rate{'':20}\n")
     except (InputError, OSError, UnicodeDecodeError) as error:
         parser.error(error)
     except KeyboardInterrupt:
