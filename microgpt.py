@@ -76,21 +76,21 @@ class Value:
         """
         reached, looked_into, vectors = set(), set(), [(self,)]
         for vector in vectors:  # which grows meanwhile
-            for value in vector:
-                if value.inputs and value not in reached:
-                    reached.add(value)
-                    value.grad = 0.0
-                    # Many Values share a row of weights, and one look into it is enough. By id,
-                    # since to compare two vectors would be to look into them.
-                    vectors += [other for other in value.inputs if id(other) not in looked_into]
-                    looked_into.update(map(id, value.inputs))
+            # Many Values share a row of weights, and one look into it is enough. By id, since to
+            # compare two vectors would be to look into them.
+            if id(vector) not in looked_into:
+                looked_into.add(id(vector))
+                for value in vector:
+                    if value.inputs and value not in reached:
+                        reached.add(value)
+                        value.grad = 0.0
+                        vectors += value.inputs
         self.grad += 1.0
         for value in sorted(reached, key=operator.attrgetter("birth"), reverse=True):
-            grad = value.grad
-            if grad:
+            if value.grad:
                 for vector, local_grads in zip(value.inputs, value.local_grads):
                     for source, local_grad in zip(vector, local_grads):
-                        source.grad += local_grad * grad
+                        source.grad += local_grad * value.grad
 
 
 def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]

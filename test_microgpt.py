@@ -2125,8 +2125,8 @@ class TestTrainingAndSamplingRecipes(unittest.TestCase):
         for start_method in self.START_METHODS:
             with self.subTest(start_method):
                 process = self.start(start_method, "--steps", "1000000")
-                for line in process.stdout:
-                    if line.startswith("step    1 "):
+                for line in process.stdout:  # until all workers have surely started
+                    if line.startswith("step  200 "):
                         break
                 os.killpg(process.pid, signal.SIGINT)
                 # A worker that lived on would keep the pipe open, and this would time out.
@@ -3024,6 +3024,53 @@ class TestGPT2Script(unittest.TestCase):
         self.assertEqual((status, out, err.count("\n")), (2, "", 1), err)
         self.assertTrue(err.startswith("gpt2.py: error: "), err)
         self.assertIn(part, err)
+
+    def save_recipe(self, model):
+        """The weights of a model of the recipe GPT-2 in the form of GPT-2's own files."""
+        config, weights, tensors = model.config, model.weights, {}
+        n = config.n_embd
+        self.save("config.json", {
+            "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": n,
+            "n_positions": config.block_size, "vocab_size": len(model.tokenizer.vocab),
+        })
+        for name in ("wte", "wpe"):
+            flat = [p.data for row in weights[name] for p in row]
+            tensors[f"{name}.weight"] = [len(weights[name]), n], flat
+        norms, matrices = {"ln_f": "final_norm"}, {}
+        for layer in range(config.n_layer):
+            ours, theirs = f"layer{layer}.", f"h.{layer}."
+            norms.update({theirs + "ln_1": ours + "attn_norm", theirs + "ln_2": ours + "mlp_norm"})
+            qkv = [weights[f"{ours}attn_w{c}"] for c in "qkv"]
+            matrices[theirs + "attn.c_attn"] = sum(qkv, [])
+            matrices[theirs + "attn.c_proj"] = weights[ours + "attn_wo"]
+            matrices[theirs + "mlp.c_fc"] = weights[ours + "mlp_fc1"]
+            matrices[theirs + "mlp.c_proj"] = weights[ours + "mlp_fc2"]
+        for name, ours in norms.items():
+            gain, bias = weights[ours]
+            tensors[name + ".weight"] = [n], [p.data for p in gain]
+            tensors[name + ".bias"] = [n], [p.data for p in bias]
+        for name, rows in matrices.items():
+            *columns, bias = zip(*rows)  # [n_out, n_in + 1] -> [n_in, n_out], and the bias
+            flat = [p.data for column in columns for p in column]
+            tensors[name + ".weight"] = [len(columns), len(rows)], flat
+            tensors[name + ".bias"] = [len(rows)], [p.data for p in bias]
+        self.save_tensors(tensors)
+
+    def test_the_recipe_gives_the_same_logits_for_the_same_weights(self):
+        module, rng = program("GPT-2"), random.Random(4)
+        config = config_of(n_layer=2, n_head=2, n_embd=4, block_size=8)
+        vocab = range(self.save_tokenizer())
+        model = module.Model(config, types.SimpleNamespace(vocab=vocab), rng)
+        for param in model.parameters():  # moved from where it starts, and as exact as the file
+            moved = param.data + rng.gauss(0, 0.7)
+            param.data = struct.unpack("<f", struct.pack("<f", moved))[0]
+        self.save_recipe(model)
+        ids = [len(vocab) - 1, 5, 200, 5, 17, 0, 99, 258]
+        keys, values = {}, {}
+        for position, row in enumerate(self.logits(self.gpt2.read_model(self.folder), ids)):
+            recipe = module.gpt(model, ids[position], position, keys, values)
+            for found, expected in zip(row, recipe):
+                self.assertLess(abs(found - expected.data), 1e-11 * (1 + abs(found)))
 
     def logits(self, model, ids):
         keys, values, rows = {}, {}, []
