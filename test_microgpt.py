@@ -861,6 +861,25 @@ class TestTraining(InFolder):
         expected = [(1, 1.0), (100, 50.5), (200, 150.5), (250, 200.5)]
         self.assertEqual(found, [(str(n), f"{n:.4f}", f"{mean:.4f}") for n, mean in expected])
 
+    def test_the_times_in_the_step_line_are_the_mean_so_far_and_what_is_left_of_it(self):
+        def lines(steps):
+            clock = itertools.count(50.0, 0.25)  # so each step takes a quarter of a second
+            losses = itertools.chain([2.0] * 120, [KeyboardInterrupt])
+            with mock.patch.object(microgpt.time, "perf_counter", lambda: next(clock)):
+                with mock.patch.object(microgpt, "gradients", side_effect=losses):
+                    _, output = run_main(microgpt, self.file("ab"), "--steps", steps)
+            return re.findall("(?m)^step .*", output)
+
+        self.assertEqual(
+            lines(120),
+            [
+                "step    1 / 120 | loss 2.0000 | last 100 2.0000 | 250.0 ms/step |   30 s left",
+                "step  100 / 120 | loss 2.0000 | last 100 2.0000 | 250.0 ms/step |    5 s left",
+                "step  120 / 120 | loss 2.0000 | last 100 2.0000 | 250.0 ms/step |    0 s left",
+            ],
+        )
+        self.assertTrue(lines(10**400)[0].endswith(" | 250.0 ms/step | 250000000 s left"))
+
     def test_after_ctrl_c_it_goes_on_to_evaluate_and_sample(self):
         plain, calls = microgpt.gradients, itertools.count()
 
@@ -872,7 +891,8 @@ class TestTraining(InFolder):
         with mock.patch.object(microgpt, "gradients", interrupted):
             model, output = run_main(microgpt, self.file("\n".join(WORDS)), "--samples", 2)
         self.assertIsInstance(model, Model)
-        self.assertRegex(output, r"(?s)step +1 /.*interrupted.*held-out loss \d.*sample +2: ")
+        self.assertRegex(output, r"(?s)step +1 /.*held-out loss \d.*sample +2: ")
+        self.assertIn("\ninterrupted: on with what was learned\nheld-out", output)
 
     def test_the_collector_is_off_in_training_and_restored_also_after_an_error(self):
         states, path = [], self.file("ab")
@@ -1449,6 +1469,28 @@ class TestFiles(InFolder):
             " ngozi thabo lerato tendai abebe"
         )
         self.assertEqual(set(wanted.split()) - names, set())
+
+
+class TestBenchmark(Facts):
+    def test_each_idea_undone_is_still_the_same_model(self):
+        model = model_of(spread=4.0)
+        tokens = model.tokenizer.encode("abca")
+        expected = microgpt.document_loss(model, tokens).data
+        for name, old, new in IDEAS:
+            self.assertEqual(SOURCE.count(old), 1, name)
+            if "sumprod" in new and not hasattr(math, "sumprod"):
+                continue
+            module = types.ModuleType("microgpt")
+            exec(compile(SOURCE.replace(old, new), "microgpt.py", "exec"), module.__dict__)
+            twin = model_of(spread=4.0, module=module)
+            loss = module.document_loss(twin, tokens)
+            loss.backward()
+            self.assert_near(loss.data, expected, 1e-12, name)
+
+    def test_multiply_adds_are_those_of_the_formula(self):
+        config = config_of(n_embd=4, n_layer=2, block_size=3)
+        forward = 3 * (2 * 12 * 16 + 5 * 4) + (1 + 2 + 3) * 2 * 4 * 2
+        self.assertEqual(multiply_adds(config, 5, [4, 0, 1, 2, 3, 4]), 3 * forward)
 
 
 class TestLadder(Facts):
@@ -3754,7 +3796,12 @@ LADDER = [  # what it is called, the rung of the README that is pasted, the flag
     ("with the MLP alone", "the MLP alone", ""),
     ("with one head of attention", None, "--n-head 1"),
     ("with four heads", None, ""),
-    ("a bigger model for longer", None, "--n-embd 32 --steps 3000"),
+    ("the same for longer", None, "--steps 3000"),
+    (
+        "a bigger model, by smaller steps",
+        None,
+        "--n-embd 32 --steps 3000 --learning-rate 0.003",
+    ),
 ]
 
 
@@ -3845,10 +3892,83 @@ def benchmark_generation(texts=40):
     print_row("a token", f"{1000 * seconds / (letters + texts):.2f}")
 
 
+IDEAS = [  # each idea of microgpt.py undone, or one that did not stay tried: the text's change
+    (
+        "a node for each + and * of a dot product",
+        "Value(sum(map(operator.mul, row_data, x_data)), (row, x), (x_data, row_data))",
+        "sum(a * b for a, b in zip(row, x))",
+    ),
+    ("the collector left on", "        gc.disable()\n", "        pass\n"),
+    (
+        "both vectors of a dot product copied into one",
+        "(row, x), (x_data, row_data)))",
+        "(row + x,), (x_data + row_data,)))",
+    ),
+    (
+        "every vector looked into each time it is met",
+        "if id(vector) not in looked_into:",
+        "if True:",
+    ),
+    (
+        "the data of x gathered for each row",
+        "        row_data =",
+        "        x_data = [value.data for value in x]\n        row_data =",
+    ),
+    ("gradients of 0 passed on", "            if value.grad:\n", "            if True:\n"),
+    (
+        "softmax by a node for each difference and exp",
+        "[Value(p, ((value, log_total),), ((p, -p),)) for value, p in zip(x, probs)]",
+        "[(value - log_total).exp() for value in x]",
+    ),
+    (
+        "(tried) the activation as one node",
+        "    return x.relu() * x ",
+        "    r = max(x.data, 0.0)\n    return Value(r * r, ((x,),), ((2 * r,),)) ",
+    ),
+    (
+        "(tried) `math.sumprod`, where there is one",
+        "sum(map(operator.mul, row_data, x_data))",
+        "math.sumprod(row_data, x_data)",
+    ),
+]
+
+
+def benchmark_ideas(rounds=30):
+    sources = {"as it is": SOURCE}
+    for name, old, new in IDEAS:
+        assert SOURCE.count(old) == 1, old
+        if "sumprod" not in new or hasattr(math, "sumprod"):
+            sources[name] = SOURCE.replace(old, new)
+    runs = {}
+    for name, source in sources.items():
+        module = types.ModuleType("microgpt")
+        exec(compile(source, "microgpt.py", "exec"), module.__dict__)
+        model = Model(config_of(), Tokenizer(LETTERS), random.Random(42))
+        for weight_name, matrix in model.weights.items():
+            model.weights[weight_name] = [
+                tuple(module.Value(w.data) for w in row) for row in matrix
+            ]
+        model.config.steps = 1
+        runs[name] = module, model, []
+    names = [name for name in names_model()[1][:rounds]]
+    for tokens in names:
+        for module, model, times in runs.values():
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
+                module.train(model, [tokens])
+            times.append(1000 * (time.perf_counter() - start))
+    least = runs["as it is"][2]
+    print_table("changed", "ms a step, median", "times as it is")
+    for name, (_, _, times) in runs.items():
+        ratio = statistics.median(a / b for a, b in zip(times, least))
+        print_row(name, f"{statistics.median(times):.1f}", f"{ratio:.2f}")
+
+
 def benchmark():
     """Print the tables of the README's chapter on speed."""
     print(f"{sys.implementation.name} {platform.python_version()}, collector on: {gc.isenabled()}")
     benchmark_steps()
+    benchmark_ideas()
     benchmark_memory()
     benchmark_growth()
     benchmark_generation()
