@@ -807,6 +807,12 @@ class TestTraining(InFolder):
         random.Random(7).shuffle(docs)
         self.assertEqual(taken, (docs[:11] * 3)[:25] + docs[11:])
 
+    def test_a_tenth_of_the_documents_is_held_out(self):
+        for n_docs, n_held_out in [(9, 0), (10, 1), (19, 1), (20, 2), (100, 10)]:
+            path = self.file("a\n" * n_docs)
+            _, output = run_main(microgpt, path, "--steps", 0, "--samples", 0)
+            self.assertIn(f"num docs: {n_docs}, {n_held_out} held out", output)
+
     def test_at_most_200_documents_are_held_out(self):
         _, output = run_main(microgpt, self.file("a\n" * 2500), "--steps", 0, "--samples", 0)
         self.assertIn("num docs: 2500, 200 held out", output)
@@ -1008,6 +1014,12 @@ class TestSampling(Facts):
     def test_generate_works_without_a_random_generator(self):
         self.assertIsInstance(microgpt.generate(model_of()), str)
 
+    def test_generate_takes_the_default_temperature_of_the_flags(self):
+        model, (default, _, _) = model_of(spread=9.0), microgpt.HYPERPARAMETERS["temperature"]
+        for seed in range(20):
+            found = microgpt.generate(model, rng=random.Random(seed))
+            self.assertEqual(found, microgpt.generate(model, "", default, random.Random(seed)))
+
 
 # ---------------------------------------------------------------------------------------------
 # Facts of the command line
@@ -1201,6 +1213,8 @@ class TestCommandLine(InFolder):
         result = self.main("--help")
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         text = " ".join(result.stdout.split())
+        self.assertTrue(text.startswith("usage: microgpt.py [-h] "), text)
+        self.assertIn(" file UTF-8 text, a document a line ", text)
         for name, (default, _, meaning) in microgpt.HYPERPARAMETERS.items():
             flag = "--" + name.replace("_", "-")
             self.assertIn(f"{flag} {name.upper()} {meaning} (default: {default!r})", text)
@@ -1263,6 +1277,13 @@ class TestCommandLine(InFolder):
         result = python(script, *TINY, cwd=self.folder / "elsewhere", env=bare_environment())
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertIn("num docs: 2,", result.stdout)
+
+    def test_each_line_is_printed_at_once(self):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        with mock.patch.object(sys, "stdout", stream):
+            microgpt.main([str(self.file("ab\nba\n")), *map(str, TINY)])
+        self.assertTrue(stream.line_buffering)
+        self.assertIn(b"num docs: 2,", stream.buffer.getvalue())
 
     def test_a_terminal_that_cannot_print_the_characters_shows_question_marks(self):
         path = self.file("éé\nçé\n")
