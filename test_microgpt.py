@@ -313,7 +313,7 @@ class TestCalculus(Facts):
             (ValueError, lambda: Value(0.0).log()),
             (TypeError, lambda: Value(-8.0) ** (1 / 3)),  # a complex number
             (OverflowError, lambda: Value(1000.0).exp()),
-            (OverflowError, lambda: Value(1e200) ** 2),
+            (OverflowError, lambda: Value(1e200) ** 3),
             (TypeError, lambda: Value(2.0) ** Value(2.0)),
             (TypeError, lambda: 2.0 ** Value(2.0)),
             (TypeError, lambda: Value(2.0) * [1, 2]),
@@ -1221,9 +1221,11 @@ class TestCommandLine(InFolder):
 
     def test_import_is_silent_and_changes_nothing(self):
         code = (
-            "import gc, random, sys; state = random.getstate(), gc.isenabled(), gc.get_count and 1,"
-            " sys.getrecursionlimit(); import microgpt; assert state == (random.getstate(),"
-            " gc.isenabled(), 1, sys.getrecursionlimit())"
+            "import gc, random, sys\n"
+            "def state(): return random.getstate(), gc.isenabled(), sys.getrecursionlimit()\n"
+            "before = state()\n"
+            "import microgpt\n"
+            "assert state() == before"
         )
         result = python("-c", code, cwd=HERE)
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
@@ -1267,7 +1269,7 @@ class TestCommandLine(InFolder):
         result = python(
             "-i", HERE / "microgpt.py", path, *TINY, input="print(len(model.weights))\n"
         )
-        self.assertEqual(result.stdout.splitlines()[-1], "9")
+        self.assertIn("9", result.stdout.split("not in the file")[1].split())
 
     def test_from_another_folder_with_an_empty_environment(self):
         self.file(SOURCE, "microgpt.py")
