@@ -182,7 +182,7 @@ class Model:
 def softmax(x):  # [n] -> [n]
     """exp(x_i) / sum(exp(x_j)): none negative, and together 1. As exp(x_i - log_total)."""
     log_total = logsumexp(x)
-    [probs] = log_total.local_grads
+    [probs] = log_total.local_grads  # the gradient of logsumexp is softmax
     return [Value(p, ((value, log_total),), ((p, -p),)) for value, p in zip(x, probs)]
 
 
@@ -336,6 +336,7 @@ def train(model, sequences):
     references is enough to free it, and the collector is off meanwhile. PyPy cannot do without.
     """
     steps, start, losses = model.config.steps, time.perf_counter(), []
+    # Only a terminal has a live line; a program without a window may have no stdout at all.
     optimizer, live = Adam(model.parameters()), sys.stdout and sys.stdout.isatty()
     restore_collector = gc.enable if gc.isenabled() else gc.disable
     if sys.implementation.name == "cpython":
@@ -349,6 +350,7 @@ def train(model, sequences):
             optimizer.step(model.config.learning_rate * (1 - (step - 1) / steps))
             mean, pace = sum(losses[-100:]) / min(step, 100), (time.perf_counter() - start) / step
             line = f"step {step:4d} / {steps} | loss {losses[-1]:.4f} | last 100 {mean:.4f}"
+            # Some numbers of steps are too large for a float, hence the 1e9.
             line += f" | {1000 * pace:5.1f} ms/step | {pace * min(steps - step, 1e9):4.0f} s left"
             if live or step in (1, steps) or step % 100 == 0:
                 print(line.ljust(79 if live else 0), end="\r" if live and step < steps else "\n")
@@ -369,7 +371,7 @@ def generate(model, prompt="", temperature=0.5, rng=random):
     Raises InputError for a prompt that cannot be used, FloatingPointError where the model's
     logits are not finite.
     """
-    *tokens, bos = model.tokenizer.encode(prompt)
+    *tokens, bos = model.tokenizer.encode(prompt)  # the last BOS would end the text
     check(len(tokens) <= model.config.block_size, "the prompt leaves no position to write in")
     keys, values = {}, {}
     for position in range(model.config.block_size):

@@ -1498,7 +1498,9 @@ class TestBenchmark(Facts):
     def test_each_idea_undone_is_still_the_same_model(self):
         model = model_of(spread=4.0)
         tokens = model.tokenizer.encode("abca")
-        expected = microgpt.document_loss(model, tokens).data
+        expected = microgpt.document_loss(model, tokens)
+        expected.backward()
+        grads = [param.grad for param in model.parameters()]
         for name, old, new in IDEAS:
             self.assertEqual(SOURCE.count(old), 1, name)
             if "sumprod" in new and not hasattr(math, "sumprod"):
@@ -1508,7 +1510,8 @@ class TestBenchmark(Facts):
             twin = model_of(spread=4.0, module=module)
             loss = module.document_loss(twin, tokens)
             loss.backward()
-            self.assert_near(loss.data, expected, 1e-12, name)
+            self.assert_near(loss.data, expected.data, 1e-12, name)
+            self.assert_all_near([p.grad for p in twin.parameters()], grads, 1e-12, name)
 
     def test_multiply_adds_are_those_of_the_formula(self):
         config = config_of(n_embd=4, n_layer=2, block_size=3)
@@ -2887,7 +2890,7 @@ class TestNumpyScript(unittest.TestCase):
                         self.assertLess(np.abs(grads[name] - expected).max(), 1e-9, name)
 
     def test_each_backward_is_the_slope_of_its_forward(self):
-        np, script = self.np, self.script
+        script = self.script
         targets, weights = [2, 0, 2], {}
 
         def linear_backward(d_y, x, w):
