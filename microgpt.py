@@ -4,446 +4,444 @@
     python microgpt.py FILE         learn any UTF-8 text, one document a line
     python microgpt.py --help       everything that can be chosen
 
-Read it from top to bottom: numbers that know their gradients, the model made of them, the rule
-that improves it, the alphabet, training and writing, and last of all the command line. Shapes
-stand in comments, as in `# [n_embd] -> [vocab_size]`.
+Read it from top to bottom: each part needs only the parts above it, and can be tried as soon as
+it is typed. Shapes stand in comments, as in `# [n_embd] -> [vocab_size]`.
 """
 # SPDX-License-Identifier: MIT
 
 import argparse
+import contextlib
 import gc
+import itertools
 import math
 import operator
 import os
 import random
+import shutil
 import sys
 import time
 
-# ---------------------------------------------------------------------------------------------
-# Autograd: numbers that remember what they were computed from
-# ---------------------------------------------------------------------------------------------
+# --- 1. Text to numbers ----------------------------------------------------------------------
 
-births = iter(range(sys.maxsize))  # 0, 1, 2, ...
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says why in one line."""
 
+def read_docs(path):
+    """The lines of a UTF-8 file, stripped, without blank ones. Raises OSError and ValueError."""
+    with open(path, encoding="utf-8-sig") as file:
+        docs = [line.strip() for line in file if line.strip()]
+    if not docs or "\0" in "".join(docs):
+        raise InputError(f"{path} holds no text")
+    return docs
+
+class Tokenizer:
+    """A token (a number) for each character of the documents, in sorted order, and one for BOS."""
+
+    def __init__(self, docs):
+        self.vocab = sorted(set().union(*docs))
+        self.ids = {char: token for token, char in enumerate(self.vocab)}
+        self.bos = len(self.vocab)  # before a text and after it: "nothing comes next"
+        self.vocab_size = self.bos + 1
+
+    def encode(self, text):
+        """BOS, a token for each character, BOS. Raises InputError for an unknown character."""
+        try:
+            return [self.bos, *[self.ids[char] for char in text], self.bos]
+        except KeyError as unknown:
+            raise InputError(f"{unknown} is not in the vocabulary") from None
+
+    def decode(self, tokens):
+        """The text of the tokens; BOS has none."""
+        return "".join(self.vocab[token] for token in tokens if token != self.bos)
+
+
+# --- 2. Autograd: numbers that remember what they were computed from -------------------------
+
+# From the clock on, so that Values from before this cell was run again are older than new ones.
+births = itertools.count(time.perf_counter_ns())
 
 class Value:
-    """One number in a computation, and how the end of the computation depends on it.
-
-    data         the number
-    grad         d end / d self, as filled in by `end.backward()`; a leaf adds up its calls
-    inputs       the vectors (tuples of Values) that it was computed from; a leaf has none
-    local_grads  d self / d input, a plain number for each Value in those vectors
-    birth        its place in the order in which all Values were made
-
-    An operation raises what Python raises for its number or its slope: OverflowError, ValueError,
-    ZeroDivisionError (0**0.5 too: its slope is infinite), TypeError for a complex power.
-    """
+    """One number in a computation, and how the end of the computation depends on it."""
 
     __slots__ = ("data", "grad", "inputs", "local_grads", "birth")
 
     def __init__(self, data, inputs=(), local_grads=()):
-        self.data, self.grad, self.birth = float(data), 0.0, next(births)
-        self.inputs, self.local_grads = inputs, local_grads
+        self.data = float(data)
+        self.grad = 0.0  # d end / d self, once end.backward() was called
+        self.inputs = inputs  # the Values it was computed from; a leaf has none
+        self.local_grads = local_grads  # d self / d input, a number for each input
+        self.birth = next(births)  # the later it was made, the larger
 
     def __add__(self, other):
         other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, ((self, other),), ((1.0, 1.0),))
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
 
     def __mul__(self, other):
         other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, ((self, other),), ((other.data, self.data),))
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
 
-    def __pow__(self, n): return Value(self.data**n, ((self,),), ((n * self.data ** (n - 1),),))
-    def exp(self): return Value(math.exp(self.data), ((self,),), ((math.exp(self.data),),))
-    def log(self): return Value(math.log(self.data), ((self,),), ((1.0 / self.data,),))
-    def relu(self): return Value(max(self.data, 0.0), ((self,),), ((float(self.data > 0),),))
+    def __pow__(self, n):
+        return Value(self.data**n, (self,), (n * self.data ** (n - 1),))
 
-    # The other operators follow from these.
-    def __neg__(self): return self * -1
+    def exp(self):
+        result = math.exp(self.data)
+        return Value(result, (self,), (result,))
+
+    def log(self):
+        return Value(math.log(self.data), (self,), (1 / self.data,))
+
+    def relu(self):
+        return Value(max(self.data, 0.0), (self,), (float(self.data > 0),))
+
+    def __neg__(self): return Value(-self.data, (self,), (-1.0,))
     def __sub__(self, other): return self + -other
     def __rsub__(self, other): return -self + other
     def __truediv__(self, other): return self * other**-1
     def __rtruediv__(self, other): return self**-1 * other
     def __repr__(self): return f"Value(data={self.data}, grad={self.grad})"
-    __radd__, __rmul__ = __add__, __mul__
+    __radd__ = __add__
+    __rmul__ = __mul__
 
     def backward(self):
         """Add d self / d leaf to the grad of every leaf that self was computed from.
 
-        A Value is born after its inputs. So, from the youngest to the oldest, each has received
-        its whole gradient before it passes it on: the chain rule needs no other order. Values in
-        between start at 0 in each call; leaves add up over calls, until their grad is set to 0.
+        A Value is born after its inputs. So, from the youngest to the oldest, each has its whole
+        gradient before it passes it on. A leaf adds up over calls, until its grad is set to 0.
         """
-        reached, looked_into, vectors = set(), set(), [(self,)]
-        for vector in vectors:  # which grows meanwhile
-            # Many Values share a row of weights, and one look into it is enough. By id, since to
-            # compare two vectors would be to look into them.
-            if id(vector) not in looked_into:
-                looked_into.add(id(vector))
-                for value in vector:
-                    if value.inputs and value not in reached:
-                        reached.add(value)
-                        value.grad = 0.0
-                        vectors += value.inputs
+        reached, level = {self}, {self}
+        while level:
+            level = {i for value in level for i in value.inputs if i.inputs} - reached
+            reached |= level
+        for value in reached:
+            if value.inputs:
+                value.grad = 0.0
         self.grad += 1.0
         for value in sorted(reached, key=operator.attrgetter("birth"), reverse=True):
-            if value.grad:
-                for vector, local_grads in zip(value.inputs, value.local_grads):
-                    for source, local_grad in zip(vector, local_grads):
-                        source.grad += local_grad * value.grad
+            if value.grad:  # about half of the MLP has nothing to pass on
+                for source, local_grad in zip(value.inputs, value.local_grads):
+                    source.grad += local_grad * value.grad
 
+def dot(a, b):  # [n], [n] -> one Value
+    """a_1 * b_1 + ... + a_n * b_n. Raises ValueError for vectors of different lengths.
 
-def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]
-    """w @ x: the dot product of each row with x, one Value each.
-
-    The chain rule does not care how many inputs a Value has: the gradient of a dot product with
-    respect to either vector is the other one.
+    The gradient with respect to one vector is the other, so one Value is enough. It does the
+    work of n products and n - 1 sums, and this is what makes the program fast.
     """
-    x_data, x, out = [value.data for value in x], tuple(x), []
-    for row in map(tuple, w):
-        assert len(row) == len(x), f"a row of {len(row)} numbers times a vector of {len(x)}"
-        row_data = [value.data for value in row]
-        out.append(Value(sum(map(operator.mul, row_data, x_data)), (row, x), (x_data, row_data)))
-    return out
-
+    if len(a) != len(b):
+        raise ValueError(f"a dot product of {len(a)} and {len(b)} numbers")
+    a_data = [value.data for value in a]
+    b_data = [value.data for value in b]
+    return Value(sum(map(operator.mul, a_data, b_data)), (*a, *b), b_data + a_data)
 
 def logsumexp(x):  # [n] -> one Value
-    """log(sum(exp(x_i))), whose gradient is softmax(x).
-
-    Taking out the largest x_i first changes nothing, but keeps exp from overflowing.
-    """
-    largest = max(value.data for value in x)
+    """log(exp(x_1) + ... + exp(x_n)), whose gradient is softmax(x)."""
+    largest = max(value.data for value in x)  # taken out, it keeps exp from overflowing
     exps = [math.exp(value.data - largest) for value in x]
     total = sum(exps)
-    return Value(largest + math.log(total), (tuple(x),), ([e / total for e in exps],))
+    return Value(largest + math.log(total), tuple(x), [e / total for e in exps])
 
 
-# ---------------------------------------------------------------------------------------------
-# Hyperparameters: what is chosen, not learned
-# ---------------------------------------------------------------------------------------------
-
-HYPERPARAMETERS = {  # name: (default, smallest, what it is); each is also a flag
-    "steps": (1000, 0, "training steps, one document each"),
-    "n_layer": (1, 0, "blocks of attention and MLP"),
-    "n_embd": (16, 1, "length of the vector that stands for a token"),
-    "n_head": (4, 1, "attention heads, each with its share of that vector"),
-    "block_size": (16, 1, "how many tokens the model sees at most"),
-    "learning_rate": (0.01, 0.0, "size of the first step; it falls to 0"),
-    "seed": (42, 0, "where the random numbers start: same seed, same run"),
-    "temperature": (0.5, 0.0, "how freely to sample: 0 takes the likeliest token"),
-    "samples": (20, 0, "how many texts to write after the training"),
-    "prompt": ("", "", "what every one of them begins with"),
-}
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used; the message says why in one line."""
-
-
-def check(condition, message, error=InputError):
-    if not condition:
-        raise error(message)
-
-
-# ---------------------------------------------------------------------------------------------
-# Model: from one token to the probabilities of the next
-# ---------------------------------------------------------------------------------------------
-
+# --- 3. The model: from one token to the logits of the next, and how wrong they are ----------
 
 class Model:
-    """The weights by name, with the hyperparameters and the tokenizer they belong to.
-
-    Raises InputError for sizes that do not go together or are too much for plain Python.
-    """
+    """The weights by name. Raises InputError for sizes that do not fit, or are too large."""
 
     def __init__(self, config, tokenizer, rng):
-        n, n_vocab, block = config.n_embd, len(tokenizer.vocab), config.block_size
+        n, n_vocab, n_block = config.n_embd, tokenizer.vocab_size, config.block_size
+        if n % config.n_head:
+            raise InputError(f"n_head {config.n_head} does not divide n_embd {n}")
         # A layer has 12 n^2 weights: 4 n^2 in attention, and twice 4 n^2 in the MLP.
-        check(n * (2 * n_vocab + block + 12 * config.n_layer * n) <= 10**7, "over 10**7 weights")
-        check(n % config.n_head == 0, f"n_head {config.n_head} does not divide n_embd {n}")
+        if n * (2 * n_vocab + n_block + 12 * config.n_layer * n) > 10**7:
+            raise InputError("over 10**7 weights")
 
         def draw(n_out, n_in):  # -> [n_out, n_in]
-            return [tuple(Value(rng.gauss(0, 0.08)) for _ in range(n_in)) for _ in range(n_out)]
+            return [[Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
 
-        # Token to vector, position to vector, and vector to logits (the language model's head).
-        weights = {"wte": draw(n_vocab, n), "wpe": draw(block, n), "lm_head": draw(n_vocab, n)}
+        # Token to vector, position to vector, vector to logits (the language model's head).
+        weights = {"wte": draw(n_vocab, n), "wpe": draw(n_block, n), "lm_head": draw(n_vocab, n)}
         for layer in range(config.n_layer):
             for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):  # query, key, value, output
                 weights[f"layer{layer}.{name}"] = draw(n, n)
             weights[f"layer{layer}.mlp_fc1"] = draw(4 * n, n)
             weights[f"layer{layer}.mlp_fc2"] = draw(n, 4 * n)
-        self.config, self.tokenizer, self.weights = config, tokenizer, weights
+        self.config = config
+        self.tokenizer = tokenizer
+        self.weights = weights
 
     def parameters(self):
         """Every weight once, even where two names share a matrix."""
         return list({p: None for matrix in self.weights.values() for row in matrix for p in row})
 
+def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]
+    """w @ x: the dot product of each row with x."""
+    return [dot(row, x) for row in w]
+
+def add(x, y):  # [n], [n] -> [n]
+    return [xi + yi for xi, yi in zip(x, y)]
 
 def softmax(x):  # [n] -> [n]
-    """exp(x_i) / sum(exp(x_j)): none negative, and together 1. As exp(x_i - log_total)."""
+    """exp(x_i) / (exp(x_1) + ... + exp(x_n)): shares of 1, written as exp(x_i - log_total)."""
+    x = tuple(x)
     log_total = logsumexp(x)
-    [probs] = log_total.local_grads  # the gradient of logsumexp is softmax
-    return [Value(p, ((value, log_total),), ((p, -p),)) for value, p in zip(x, probs)]
-
+    return [(xi - log_total).exp() for xi in x]
 
 def rmsnorm(x):  # [n] -> [n]
-    """x / sqrt(mean(x^2) + 1e-5) (Zhang and Sennrich 2019, eq. 4, without gain).
-
-    The 1e-5 keeps it from dividing by 0.
-    """
-    scale = (linear(x, [x])[0] / len(x) + 1e-5) ** -0.5
-    return [value * scale for value in x]
-
+    """x / sqrt(mean(x^2)) (Zhang and Sennrich 2019, eq. 4, without gain)."""
+    scale = (dot(x, x) / len(x) + 1e-5) ** -0.5  # 1e-5, so as not to divide by 0
+    return [xi * scale for xi in x]
 
 def activation(x):  # one Value -> one Value
     """ReLU squared (So et al. 2021): x^2 above 0, else 0."""
-    return x.relu() * x  # relu(x) is x wherever it is not 0
-
+    return x.relu() ** 2
 
 def attend(query, keys, values):  # [head_dim], [n_seen, head_dim] twice -> [head_dim]
     """softmax(K q / sqrt(head_dim)) V (Vaswani et al. 2017, eq. 1), for one token and head."""
-    query = [value / math.sqrt(len(query)) for value in query]
-    return linear(softmax(linear(query, keys)), zip(*values))  # zip(*values) is V transposed
-
+    scores = [dot(query, key) / math.sqrt(len(query)) for key in keys]
+    return linear(softmax(scores), zip(*values))  # zip(*values) is V transposed
 
 def attention(model, layer, x, keys, values):  # [n_embd] -> [n_embd]
-    """Each head looks back for what it needs: multi-head attention over the KV lists.
-
-    `keys` and `values` hold a list for each layer, with a vector for each token so far, which
-    grows by that of this token. There is nothing ahead to look at, so no mask is needed.
-    """
-    w_q, w_k, w_v, w_o = (model.weights[f"layer{layer}.attn_w{name}"] for name in "qkvo")
-    query = linear(x, w_q)
-    keys.setdefault(layer, []).append(linear(x, w_k))
-    values.setdefault(layer, []).append(linear(x, w_v))
-    found, head_dim = [], len(x) // model.config.n_head
+    """Each head looks back for what it needs, in the keys and values of the tokens so far."""
+    weights = model.weights
+    query = linear(x, weights[f"layer{layer}.attn_wq"])
+    keys.setdefault(layer, []).append(linear(x, weights[f"layer{layer}.attn_wk"]))
+    values.setdefault(layer, []).append(linear(x, weights[f"layer{layer}.attn_wv"]))
+    found = []
+    head_dim = len(x) // model.config.n_head
     for start in range(0, len(x), head_dim):
         head = slice(start, start + head_dim)
-        head_keys, head_values = [k[head] for k in keys[layer]], [v[head] for v in values[layer]]
+        head_keys = [vector[head] for vector in keys[layer]]
+        head_values = [vector[head] for vector in values[layer]]
         found += attend(query[head], head_keys, head_values)
-    return linear(found, w_o)
-
+    return linear(found, weights[f"layer{layer}.attn_wo"])
 
 def mlp(model, layer, x):  # [n_embd] -> [4 * n_embd] -> [n_embd]
     """fc2 activation(fc1 x): each token thinks on its own about what it has found."""
-    hidden = [activation(value) for value in linear(x, model.weights[f"layer{layer}.mlp_fc1"])]
+    hidden = [activation(xi) for xi in linear(x, model.weights[f"layer{layer}.mlp_fc1"])]
     return linear(hidden, model.weights[f"layer{layer}.mlp_fc2"])
 
+def embed(model, token, position):  # two ids -> [n_embd]
+    """What the model knows at first: this token, at this place."""
+    return add(model.weights["wte"][token], model.weights["wpe"][position])
 
 def gpt(model, token, position, keys, values):  # two ids -> [vocab_size]
     """One token in, the logits of the next one out."""
-    w = model.weights
-    x = rmsnorm([a + b for a, b in zip(w["wte"][token], w["wpe"][position])])
+    x = rmsnorm(embed(model, token, position))
     for layer in range(model.config.n_layer):
-        x = [a + b for a, b in zip(x, attention(model, layer, rmsnorm(x), keys, values))]
-        x = [a + b for a, b in zip(x, mlp(model, layer, rmsnorm(x)))]
-    return linear(x, w["lm_head"])
-
+        x = add(x, attention(model, layer, rmsnorm(x), keys, values))
+        x = add(x, mlp(model, layer, rmsnorm(x)))
+    return linear(x, model.weights["lm_head"])
 
 def cross_entropy(logits, target):  # [vocab_size], id -> one Value
     """-log(softmax(logits)[target]), without the log(0) of an improbable target."""
     return logsumexp(logits) - logits[target]
 
+def document_loss(model, tokens):  # [n + 1] ids -> one Value
+    """The mean over the positions, at most block_size, of the loss for the token that follows."""
+    keys, values, losses = {}, {}, []
+    tokens = tokens[: model.config.block_size + 1]
+    for position, target in enumerate(tokens[1:]):
+        logits = gpt(model, tokens[position], position, keys, values)
+        losses.append(cross_entropy(logits, target))
+    return sum(losses) / len(losses)
 
-# ---------------------------------------------------------------------------------------------
-# Adam: the rule that improves the weights
-# ---------------------------------------------------------------------------------------------
 
+# --- 4. Learning -----------------------------------------------------------------------------
 
 class Adam:
     """Adam (Kingma and Ba 2015, Algorithm 1) over a list of Values, each listed once."""
 
     def __init__(self, params):
-        self.params, self.t, self.moments = params, 0, [(0.0, 0.0)] * len(params)
+        self.params = params
+        self.t = 0
+        self.m = [0.0] * len(params)  # the running mean of each gradient
+        self.v = [0.0] * len(params)  # the running mean of its square
 
-    def step(self, learning_rate, beta1=0.85, beta2=0.99, eps=1e-8):
+    def step(self, rate, beta1=0.85, beta2=0.99, eps=1e-8):
         """Move each parameter against its gradient, by about the learning rate."""
         self.t += 1
-        unbias1, unbias2 = 1 - beta1**self.t, 1 - beta2**self.t  # since the moments start at 0
-        for i, (param, (m, v)) in enumerate(zip(self.params, self.moments)):
-            m = beta1 * m + (1 - beta1) * param.grad
-            v = beta2 * v + (1 - beta2) * param.grad * param.grad
-            self.moments[i] = m, v
-            param.data -= learning_rate * (m / unbias1) / (math.sqrt(v / unbias2) + eps)
+        unbias1 = 1 - beta1**self.t  # since the means start at 0
+        unbias2 = 1 - beta2**self.t
+        for i, param in enumerate(self.params):
+            self.m[i] = m = beta1 * self.m[i] + (1 - beta1) * param.grad
+            self.v[i] = v = beta2 * self.v[i] + (1 - beta2) * param.grad**2
+            param.data -= rate * (m / unbias1) / (math.sqrt(v / unbias2) + eps)
 
+def learning_rate(config, step):
+    """It falls in a straight line to 0; the first step is step 1."""
+    return config.learning_rate * (1 - (step - 1) / config.steps)
 
-# ---------------------------------------------------------------------------------------------
-# Tokenizer: from text to numbers and back
-# ---------------------------------------------------------------------------------------------
-
-
-class Tokenizer:
-    """A token for each character of the documents, in sorted order, and last of all BOS.
-
-    BOS stands before a text and after it: a model that says BOS has nothing to add. It is
-    written as nothing.
-    """
-
-    def __init__(self, docs):
-        self.vocab = sorted(set().union(*docs)) + [""]
-        self.ids = {text: token for token, text in enumerate(self.vocab)}
-
-    def encode(self, text):
-        """BOS, a token for each character, BOS. Raises InputError for an unknown character."""
-        check(set(text) <= set(self.ids), f"not in the text: {sorted(set(text) - set(self.ids))}")
-        return [self.ids[char] for char in ["", *text, ""]]
-
-    def decode(self, tokens):
-        return "".join(self.vocab[token] for token in tokens)
-
-
-# ---------------------------------------------------------------------------------------------
-# Training, measuring, writing
-# ---------------------------------------------------------------------------------------------
-
-
-def read_docs(path):
-    """The lines of a UTF-8 file, stripped, without blank ones. Raises OSError and ValueError."""
-    with open(path, encoding="utf-8-sig") as file:
-        docs = [line.strip() for line in file.read().split("\n") if line.strip()]
-    check(docs and "\0" not in "".join(docs), f"{path} holds no text")
-    return docs
-
-
-def document_loss(model, tokens):  # [n + 1] ids -> one Value
-    """The mean over the positions, at most block_size, of the loss in telling what follows."""
-    keys, values, losses = {}, {}, []
-    for position, token, target in zip(range(model.config.block_size), tokens, tokens[1:]):
-        losses.append(cross_entropy(gpt(model, token, position, keys, values), target))
-    return sum(losses) / len(losses)
-
-
-def evaluate(model, sequences):
-    """The mean loss of documents that are only looked at."""
-    return sum(document_loss(model, tokens).data for tokens in sequences) / len(sequences)
-
-
-def gradients(model, sequences, turn):
-    """Add to the weights' grads what this turn's document asks for; return its loss."""
-    loss = document_loss(model, sequences[turn % len(sequences)])
+def gradients(model, sequences, step):
+    """Add to the weights' grads those of the loss of this step's document, and return the loss."""
+    loss = document_loss(model, sequences[(step - 1) % len(sequences)])
     loss.backward()
     return loss.data
 
+def finite(number, what):
+    """The number itself. Raises FloatingPointError if it is infinite or nan."""
+    if not math.isfinite(number):
+        raise FloatingPointError(f"{what} is {number}")
+    return number
 
-def train(model, sequences):
-    """Learn from the sequences, one a step, until the last step or Ctrl-C.
+def report(steps, losses, start):
+    """Print how it goes: a terminal has one line for all steps, others one for every 100th."""
+    step = len(losses)
+    pace = (time.perf_counter() - start) / step
+    line = (
+        f"step {step:4d} / {steps} | loss {losses[-1]:.4f}"
+        f" | last 100 {sum(losses[-100:]) / min(step, 100):.4f}"
+        f" | {1000 * pace:5.1f} ms/step | {pace * (steps - step):4.0f} s left"
+    )
+    if hasattr(sys.stdout, "isatty") and sys.stdout.isatty():  # a notebook's stdout may lack it
+        width = shutil.get_terminal_size().columns - 1
+        end = "\r" if step < steps and math.isfinite(losses[-1]) else "\n"
+        print(f"{line:{width}.{width}}", end=end)  # filled and cut, to cover the last one
+    elif step in (1, steps) or step % 100 == 0:
+        print(line)
 
-    The learning rate falls in a straight line to 0. Raises FloatingPointError for a loss that is
-    not finite. A terminal shows one line, rewritten each step; elsewhere the first, every 100th
-    and the last are printed.
-
-    Python's collector looks for cycles among unused objects. The graph has none, so counting
-    references is enough to free it, and the collector is off meanwhile. PyPy cannot do without.
-    """
-    steps, start, losses = model.config.steps, time.perf_counter(), []
-    # Only a terminal has a live line; a program without a window may have no stdout at all.
-    optimizer, live = Adam(model.parameters()), sys.stdout and sys.stdout.isatty()
-    restore_collector = gc.enable if gc.isenabled() else gc.disable
-    if sys.implementation.name == "cpython":
+@contextlib.contextmanager
+def without_collector():
+    """Switch off Python's search for unused cycles: the graph has none, and it takes long."""
+    was_on = gc.isenabled()
+    if sys.implementation.name == "cpython":  # PyPy needs it: it does not count references
         gc.disable()
     try:
-        for step in range(1, steps + 1):
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+def train(model, sequences):
+    """Learn from the sequences, one a step, until the last step or Ctrl-C."""
+    optimizer = Adam(model.parameters())
+    losses = []
+    start = time.perf_counter()
+    try:
+        for step in range(1, model.config.steps + 1):
             for param in optimizer.params:
                 param.grad = 0.0
-            losses.append(gradients(model, sequences, step - 1))
-            check(math.isfinite(losses[-1]), f"step {step}: loss {losses[-1]}", FloatingPointError)
-            optimizer.step(model.config.learning_rate * (1 - (step - 1) / steps))
-            mean, pace = sum(losses[-100:]) / min(step, 100), (time.perf_counter() - start) / step
-            line = f"step {step:4d} / {steps} | loss {losses[-1]:.4f} | last 100 {mean:.4f}"
-            # Some numbers of steps are too large for a float, hence the 1e9.
-            line += f" | {1000 * pace:5.1f} ms/step | {pace * min(steps - step, 1e9):4.0f} s left"
-            if live or step in (1, steps) or step % 100 == 0:
-                print(line.ljust(79 if live else 0), end="\r" if live and step < steps else "\n")
+            losses.append(gradients(model, sequences, step))
+            report(model.config.steps, losses, start)
+            finite(losses[-1], f"the loss of step {step}")
+            optimizer.step(learning_rate(model.config, step))
     except KeyboardInterrupt:
-        print("\ninterrupted: on with what was learned")
-    finally:
-        restore_collector()
+        print("\ninterrupted: what was learned so far is kept")
 
+def evaluate(model, sequences):
+    """The mean loss of the sequences. Raises FloatingPointError if it is not finite."""
+    total = sum(document_loss(model, tokens).data for tokens in sequences)
+    return finite(total / len(sequences), "the held-out loss")
+
+
+# --- 5. Writing ------------------------------------------------------------------------------
 
 def probabilities(logits, temperature):  # [vocab_size] -> [vocab_size] numbers
     """softmax(logits / temperature), where temperature 0 stands for a very low one."""
     return [p.data for p in softmax([logit / max(temperature, 1e-100) for logit in logits])]
 
+def begin(model, prompt):
+    """BOS and the tokens of the prompt. Raises InputError for a prompt that cannot be used."""
+    tokens = model.tokenizer.encode(prompt)[:-1]  # the last BOS would end the text
+    if len(tokens) > model.config.block_size:
+        raise InputError("the prompt leaves no position to write in")
+    return tokens
 
 def generate(model, prompt="", temperature=0.5, rng=random):
-    """The prompt and what the model adds to it, until it says BOS or the positions are used up.
-
-    Raises InputError for a prompt that cannot be used, FloatingPointError where the model's
-    logits are not finite.
-    """
-    *tokens, bos = model.tokenizer.encode(prompt)  # the last BOS would end the text
-    check(len(tokens) <= model.config.block_size, "the prompt leaves no position to write in")
+    """The prompt and what the model adds, until it says BOS or the positions are used up."""
+    tokens = begin(model, prompt)
     keys, values = {}, {}
     for position in range(model.config.block_size):
         logits = gpt(model, tokens[position], position, keys, values)
         if position + 1 == len(tokens):
             probs = probabilities(logits, temperature)
-            check(math.isfinite(sum(probs)), "a logit is not finite", FloatingPointError)
-            tokens += rng.choices(range(len(probs)), weights=probs)
-        if tokens[-1] == bos:
+            finite(sum(probs), "the sum of the probabilities")
+            tokens += rng.choices(range(len(probs)), probs)
+        if tokens[-1] == model.tokenizer.bos:
             break
     return model.tokenizer.decode(tokens)
 
 
-def run(config):
-    """The whole story: read, shuffle, hold out, train, measure, write. Returns the model.
+# --- 6. The whole story ----------------------------------------------------------------------
 
-    Raises InputError, OSError or UnicodeDecodeError, before the training, for unusable input.
-    Ctrl-C ends the training early; a second one ends the program.
+def run(config):
+    """Read, shuffle, hold out, train, measure, write. Returns the trained model.
+
+    `config` has part 7's flags as attributes. Raises OSError and ValueError before the training.
     """
-    for name, (_, low, _) in HYPERPARAMETERS.items():
-        # Not `<`: the prompt is a text. And nan is not at least anything.
-        check(low <= vars(config)[name] != math.inf, f"{name} must be finite and at least {low}")
     rng = random.Random(config.seed)
     docs = read_docs(config.file)
     rng.shuffle(docs)
     model = Model(config, Tokenizer(docs), rng)
-    # Written and thrown away, so that a prompt that cannot be used is found before the training.
-    generate(model, config.prompt, rng=random.Random(0))
+    begin(model, config.prompt)  # so that a prompt that cannot be used is found now
     sequences = [model.tokenizer.encode(doc) for doc in docs]
     n_cut = sum(len(tokens) > config.block_size + 1 for tokens in sequences)
-    held_out = [sequences.pop() for _ in range(min(200, len(docs) // 10))]
+    n_train = len(docs) - min(200, len(docs) // 10)
+    held_out = sequences[n_train:]
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
-    print(f"vocab size: {len(model.tokenizer.vocab)}\nnum params: {len(model.parameters())}")
-    train(model, sequences)
-    shown = f"{evaluate(model, held_out):.4f}" if held_out else "unknown (fewer than 10 documents)"
-    print(f"held-out loss {shown}, guessing evenly {math.log(len(model.tokenizer.vocab)):.4f}")
-    samples, known = [], {"", *(doc[: config.block_size] for doc in docs)}
+    print(f"vocab size: {model.tokenizer.vocab_size}\nnum params: {len(model.parameters())}")
+    with without_collector():
+        train(model, sequences[:n_train])
+    even = math.log(model.tokenizer.vocab_size)
+    if held_out:
+        loss = evaluate(model, held_out)
+        choices = math.exp(min(loss, 700))  # as many equal ones have this loss; 710 overflows
+        print(
+            f"held-out loss {loss:.4f}, guessing evenly {even:.4f}:"
+            f" as unsure as among {choices:.1f} equal choices, not {math.exp(even):.0f}"
+        )
+    else:
+        print(f"held-out loss unknown (fewer than 10 documents), guessing evenly {even:.4f}")
+    known = {"", *(doc[: config.block_size] for doc in docs)}
+    n_new = 0
     for number in range(1, config.samples + 1):
-        samples.append(generate(model, config.prompt, config.temperature, rng))
-        print(f"sample {number:2d}: {samples[-1]}")
-    print(f"not in the file: {sum(text not in known for text in samples)} of {len(samples)}")
+        text = generate(model, config.prompt, config.temperature, rng)
+        print(f"sample {number:2d}: {text}")
+        n_new += text not in known
+    print(f"not in the file: {n_new} of {config.samples}")
     return model
 
 
-# ---------------------------------------------------------------------------------------------
-# Command line
-# ---------------------------------------------------------------------------------------------
+# --- 7. The command line ---------------------------------------------------------------------
 
+HYPERPARAMETERS = {  # name: (default, smallest, what it is); each is also a flag
+    "steps": (1000, 0, "training steps, one document each"),
+    "n_layer": (1, 0, "layers, each of attention and MLP"),
+    "n_embd": (16, 1, "length of the vector that stands for a token"),
+    "n_head": (4, 1, "attention heads, each with its share of that vector"),
+    "block_size": (16, 1, "how many tokens the model sees at most"),
+    "learning_rate": (0.01, 0, "size of the first step; it falls to 0"),
+    "seed": (42, 0, "where the random numbers start: same seed, same run"),
+    "temperature": (0.5, 0, "how freely to sample: 0 takes the likeliest token"),
+    "samples": (20, 0, "how many texts to write after the training"),
+}
 
-def main(argv=None):
-    """Do what the command line argv (default: nothing) says, and return the trained model."""
+def main(argv=()):
+    """Do what the command line argv says, and return the trained model."""
     parser = argparse.ArgumentParser("microgpt.py", allow_abbrev=False)
     parser.error = lambda message: parser.exit(2, f"microgpt.py: error: {message}\n")
     beside = os.path.join(os.path.dirname(globals().get("__file__", "")), "names.txt")
     parser.add_argument("file", nargs="?", default=beside, help="UTF-8 text, a document a line")
-    for name, (default, _, meaning) in HYPERPARAMETERS.items():
-        flag, meaning = "--" + name.replace("_", "-"), f"{meaning} (default: {default!r})"
-        parser.add_argument(flag, type=type(default), default=default, help=meaning)
+    parser.add_argument("--prompt", default="", help="what every text begins with")
+    for name, (default, _, words) in HYPERPARAMETERS.items():
+        flag = "--" + name.replace("_", "-")
+        words += f" (default: {default})"
+        parser.add_argument(flag, type=type(default), default=default, help=words)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace", line_buffering=True)
+    config = parser.parse_args(argv)
+    for name, (_, smallest, _) in HYPERPARAMETERS.items():
+        if not smallest <= getattr(config, name) < 10**18:  # which nan is not, either
+            parser.error(f"{name} must be at least {smallest} and less than 10**18")
     try:
-        return run(parser.parse_args(argv or []))
-    except BrokenPipeError:  # nobody reads on, and Python must not complain of it at exit
+        return run(config)
+    except BrokenPipeError:  # as with `| head`: Python must not complain of it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FloatingPointError as error:
-        parser.exit(1, f"microgpt.py: error: {error}, try a smaller --learning-rate{'':20}\n")
+        parser.exit(1, f"microgpt.py: error: {error}, try a smaller --learning-rate\n")
     except (InputError, OSError, UnicodeDecodeError) as error:
         parser.error(error)
     except KeyboardInterrupt:
         parser.exit(130)
 
-
 if __name__ == "__main__":
     # In a notebook there is no __file__, and sys.argv is the notebook's.
-    model = main(sys.argv[1:] if "__file__" in globals() else None)
+    model = main(sys.argv[1:] if "__file__" in globals() else ())
