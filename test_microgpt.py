@@ -6,13 +6,16 @@ and the command line. Nothing but the standard library is needed.
     python test_microgpt.py --ladder        climb from counting letters to a GPT
 
 Every gradient is proved twice: against finite differences, and against a second engine of the
-textbook kind that shares no line with the one under test.
+textbook kind that shares no line with the one under test. What the model computes is proved by
+its formula, written once more on plain numbers.
 """
 
 import argparse
+import ast
 import cmath
 import contextlib
 import doctest
+import functools
 import gc
 import importlib.util
 import io
@@ -20,6 +23,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import operator
 import os
 import pathlib
 import platform
@@ -35,6 +39,7 @@ import sys
 import tempfile
 import threading
 import time
+import tokenize
 import types
 import unittest
 from unittest import mock
@@ -45,9 +50,10 @@ from microgpt import Adam, InputError, Model, Tokenizer, Value
 HERE = pathlib.Path(__file__).resolve().parent
 SOURCE = (HERE / "microgpt.py").read_text(encoding="utf-8")
 README = (HERE / "README.md").read_text(encoding="utf-8")
+LAYER = "attn_wq attn_wk attn_wv attn_wo mlp_fc1 mlp_fc2".split()  # the matrices of a layer
 
 # ---------------------------------------------------------------------------------------------
-# The second engine: a node for each + and *, depth-first order
+# The second engine: a node for each + and *, depth-first order, and the model on it
 # ---------------------------------------------------------------------------------------------
 
 
@@ -102,10 +108,8 @@ class Plain:
 
 
 def plain_weights(model):
-    return {
-        name: [[Plain(weight.data) for weight in row] for row in matrix]
-        for name, matrix in model.weights.items()
-    }
+    weights = model.weights.items()
+    return {name: [[Plain(w.data) for w in row] for row in matrix] for name, matrix in weights}
 
 
 def plain_loss(weights, config, tokens):
@@ -132,37 +136,123 @@ def plain_loss(weights, config, tokens):
         pairs = zip(weights["wte"][tokens[position]], weights["wpe"][position])
         x = norm([a + b for a, b in pairs])
         for layer, (keys, values) in enumerate(past):
-            w = {name: weights[f"layer{layer}.{name}"] for name in BLOCK_MATRICES}
+            wq, wk, wv, wo, fc1, fc2 = (weights[f"layer{layer}.{name}"] for name in LAYER)
             h = norm(x)
-            q = times(w["attn_wq"], h)
-            keys.append(times(w["attn_wk"], h))
-            values.append(times(w["attn_wv"], h))
+            q = times(wq, h)
+            keys.append(times(wk, h))
+            values.append(times(wv, h))
             mixed = []
             for start in range(0, config.n_embd, size):
                 part = range(start, start + size)
                 scores = [sum(q[j] * key[j] for j in part) * size**-0.5 for key in keys]
                 shares = softmax(scores)
                 mixed += [sum(s * v[j] for s, v in zip(shares, values)) for j in part]
-            x = [a + b for a, b in zip(x, times(w["attn_wo"], mixed))]
-            hidden = [number.relu() ** 2 for number in times(w["mlp_fc1"], norm(x))]
-            x = [a + b for a, b in zip(x, times(w["mlp_fc2"], hidden))]
+            x = [a + b for a, b in zip(x, times(wo, mixed))]
+            hidden = [number.relu() ** 2 for number in times(fc1, norm(x))]
+            x = [a + b for a, b in zip(x, times(fc2, hidden))]
         chances = softmax(times(weights["lm_head"], x))
         losses.append(chances[tokens[position + 1]].log() * -1)
     return sum(losses) * (1 / len(losses))
 
 
-BLOCK_MATRICES = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
+# ---------------------------------------------------------------------------------------------
+# The formula: the same model, and those of the recipes, on plain numbers
+# ---------------------------------------------------------------------------------------------
+
+
+def relu_squared(x):
+    return max(x, 0.0) ** 2
+
+
+def relu(x):
+    return max(x, 0.0)
+
+
+def gelu(x):
+    """The tanh form by another road: (1 + tanh(z)) / 2 is 1 / (1 + exp(-2 z))."""
+    return x / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def formula(model, tokens, activation=relu_squared, rotary=False):  # [n] ids -> [n, vocab_size]
+    """The logits at all positions, every token at once, with a mask in place of kept keys.
+
+    The weights tell what the model is. NAME_norm, a gain and a bias, makes a norm a LayerNorm;
+    a final_norm takes the place of the one after the embedding; a row that is one longer than
+    its input ends with a bias.
+    """
+    weights = {name: [numbers(row) for row in matrix] for name, matrix in model.weights.items()}
+    n_embd = model.config.n_embd
+    head_dim = n_embd // model.config.n_head
+    positions = range(len(tokens))
+
+    def add(x, y):  # [n, n_embd] twice -> [n, n_embd]
+        return [[x[i][j] + y[i][j] for j in range(n_embd)] for i in positions]
+
+    def dense(x, name):  # [n, n_in] -> [n, n_out]
+        assert {len(row) - len(x[0]) for row in weights[name]} in ({0}, {1}), name
+        with_one = [[*row, 1.0] for row in x]  # where there is no bias, zip leaves the 1 out
+        return [[sum(a * b for a, b in zip(w, xs)) for w in weights[name]] for xs in with_one]
+
+    def norm(x, name):  # [n, n_embd] -> [n, n_embd]
+        if name not in weights:
+            sizes = [math.sqrt(sum(v * v for v in xs) / n_embd + 1e-5) for xs in x]
+            return [[v / size for v in xs] for xs, size in zip(x, sizes)]
+        gain, bias = weights[name]
+        means = [statistics.mean(xs) for xs in x]
+        sizes = [math.sqrt(statistics.pvariance(xs) + 1e-5) for xs in x]
+        normal = [[(v - mean) / size for v in xs] for xs, mean, size in zip(x, means, sizes)]
+        return [[gain[j] * xs[j] + bias[j] for j in range(n_embd)] for xs in normal]
+
+    def score(query, key, distance):  # [head_dim] twice -> number
+        if not rotary:
+            return sum(query[j] * key[j] for j in range(head_dim))
+        total = 0.0
+        for j in range(0, head_dim, 2):  # each pair is a complex number, turned by the distance
+            turn = cmath.exp(1j * distance * 10000 ** (-j / head_dim))
+            total += (complex(*query[j : j + 2]) * complex(*key[j : j + 2]).conjugate() * turn).real
+        return total
+
+    def attention(x, layer):  # [n, n_embd] -> [n, n_embd]
+        q, k, v = (dense(x, f"{layer}.attn_w{name}") for name in "qkv")
+        found = [[] for _ in x]
+        for start, now in itertools.product(range(0, n_embd, head_dim), positions):
+            head = slice(start, start + head_dim)
+            scores = [score(q[now][head], k[then][head], now - then) for then in positions]
+            odds = [math.exp(s / math.sqrt(head_dim)) for s in scores]
+            masked = [odds[then] if then <= now else 0.0 for then in positions]
+            for j in range(start, start + head_dim):
+                found[now].append(sum(masked[i] * v[i][j] for i in positions) / sum(masked))
+        return dense(found, f"{layer}.attn_wo")
+
+    x = add([weights["wte"][token] for token in tokens], weights["wpe"])
+    if "final_norm" not in weights:
+        x = norm(x, "embedding_norm")
+    for layer in (f"layer{i}" for i in range(model.config.n_layer)):
+        x = add(x, attention(norm(x, f"{layer}.attn_norm"), layer))
+        hidden = dense(norm(x, f"{layer}.mlp_norm"), f"{layer}.mlp_fc1")
+        x = add(x, dense([[activation(h) for h in row] for row in hidden], f"{layer}.mlp_fc2"))
+    if "final_norm" in weights:
+        x = norm(x, "final_norm")
+    return dense(x, "lm_head")
+
 
 # ---------------------------------------------------------------------------------------------
-# The README's code
+# The README's code, programs, models
 # ---------------------------------------------------------------------------------------------
+
+
+def section(heading):
+    """The README's text below a heading, up to the next one of the same or a higher level."""
+    level = len(heading.split()[0])
+    found = re.search(rf"(?ms)^{re.escape(heading)}$\n(.*?)(?=^#{{1,{level}}} |\Z)", README)
+    assert found, f"no {heading!r} in the README"
+    return found.group(1)
 
 
 def readme_blocks(kind):
     """The README's Python blocks whose first line is `# kind: NAME`, by their names."""
-    blocks = re.findall(r"(?ms)^```python\n(.*?)^```$", README)
-    marked = [block for block in blocks if block.startswith(f"# {kind}: ")]
-    return {block.split("\n", 1)[0].split(": ", 1)[1]: block for block in marked}
+    blocks = re.findall(rf"(?ms)^```python\n(# {kind}: (.*?)\n.*?)^```$", README)
+    return {name: block for block, name in blocks}
 
 
 def pasted(*names, kind="recipe"):
@@ -172,61 +262,123 @@ def pasted(*names, kind="recipe"):
     return above + "\n\n".join([blocks[name] for name in names] + [last]) + below
 
 
-def program(*names, kind="recipe"):
-    """A fresh module of microgpt.py with these blocks of the README, as if imported."""
-    module = types.ModuleType("microgpt")
-    module.__file__ = str(HERE / "microgpt.py")
-    exec(compile(pasted(*names, kind=kind), "microgpt.py", "exec"), module.__dict__)
+def module_of(source, name="microgpt"):
+    """A module with this text, as if imported."""
+    module = types.ModuleType(name)
+    module.__file__ = str(HERE / f"{name}.py")
+    exec(compile(source, f"{name}.py", "exec"), module.__dict__)
     return module
 
 
-# ---------------------------------------------------------------------------------------------
-# Helpers that say what they check
-# ---------------------------------------------------------------------------------------------
+def program(*recipes, kind="recipe", **settings):
+    """A fresh module of microgpt.py with the README's recipes; settings override its globals."""
+    module = module_of(pasted(*recipes, kind=kind))
+    assert set(settings) <= set(vars(module)), settings
+    vars(module).update(settings)
+    return module
 
 
-def config_of(**changes):
-    """The default hyperparameters, but for some changes."""
-    config = {name: default for name, (default, _, _) in microgpt.HYPERPARAMETERS.items()}
+def config_of(module=microgpt, **changes):
+    """The default of every flag, but for some changes."""
+    config = {name: default for name, (default, *_) in module.HYPERPARAMETERS.items()}
+    config.update(file=str(HERE / "names.txt"), prompt="")
     assert set(changes) <= set(config), changes
-    return argparse.Namespace(**{**config, **changes})
+    return types.SimpleNamespace(**{**config, **changes})
 
 
-def model_of(docs=("abca", "bd"), spread=1.0, seed=1, module=microgpt, **changes):
+def model_of(docs=("abca", "bd"), spread=1.0, seed=1, module=microgpt, **config):
     """A small untrained model; a large spread makes its probabilities far from even."""
-    config = config_of(**{**dict(n_embd=8, n_head=2, block_size=6), **changes})
+    config = config_of(module, **{"n_embd": 8, "n_head": 2, "block_size": 6, **config})
     model = module.Model(config, module.Tokenizer(docs), random.Random(seed))
     for weight in model.parameters():
         weight.data *= spread
     return model
 
 
-def logits_of(model, tokens):
+def logits_of(model, tokens, module=microgpt):
     """The logits at each position, as numbers, one token at a time."""
     keys, values = {}, {}
-    rows = [microgpt.gpt(model, t, i, keys, values) for i, t in enumerate(tokens)]
-    return [[logit.data for logit in row] for row in rows]
+    return [
+        numbers(module.gpt(model, token, position, keys, values))
+        for position, token in enumerate(tokens)
+    ]
 
 
 def numbers(values):
     return [value.data for value in values]
 
 
-def leaves(count, rng, scale=1.0):
-    return [Value(rng.gauss(0, scale)) for _ in range(count)]
+def python(*argv, **options):
+    """Run this Python in a process of its own, two minutes at most; warnings are errors there."""
+    settings = {"capture_output": True, "timeout": 120, "encoding": "utf-8", **options}
+    return subprocess.run([sys.executable, "-W", "error", *map(str, argv)], **settings)
 
 
 class Facts(unittest.TestCase):
+    """Assertions that name the first place that differs, files, and captured output."""
+
     def assert_near(self, found, expected, tolerance, what=""):
         """Equal up to the tolerance, relative to the larger one above 1; tells both numbers."""
-        gap = abs(found - expected)
-        if not gap <= tolerance * max(1.0, abs(found), abs(expected)):
+        if not math.isclose(found, expected, rel_tol=tolerance, abs_tol=tolerance):
+            gap = abs(found - expected)
             self.fail(f"{what}: found {found!r}, expected {expected!r}, apart by {gap:.3g}")
 
     def assert_all_near(self, found, expected, tolerance, what=""):
-        self.assertEqual(len(found), len(expected), what)
-        for i, (a, b) in enumerate(zip(found, expected)):
-            self.assert_near(a, b, tolerance, f"{what}[{i}]")
+        """The same for lists of numbers, however nested, of the same shape."""
+        if isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
+            self.assertEqual(len(found), len(expected), f"lengths of {what}")
+            for i, (a, b) in enumerate(zip(found, expected)):
+                self.assert_all_near(a, b, tolerance, f"{what}[{i}]")
+        else:
+            self.assert_near(found, expected, tolerance, what)
+
+    def assert_same(self, found, expected, what=""):
+        """Lists, however nested, are equal: fast also when thousands of numbers are not."""
+        if isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
+            self.assertEqual(len(found), len(expected), f"lengths of {what}")
+            for i, (a, b) in enumerate(zip(found, expected)):
+                self.assert_same(a, b, f"{what}[{i}]")
+        elif found != expected:
+            self.fail(f"{what}: found {found!r}, expected {expected!r}")
+
+    @functools.cached_property
+    def folder(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        return pathlib.Path(folder.name)
+
+    def file(self, content, name="docs.txt"):
+        path = self.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        return path
+
+    @staticmethod
+    def quiet(function, *args, **settings):
+        """What the function returns, and what it prints."""
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            result = function(*args, **settings)
+        return result, printed.getvalue()
+
+    @staticmethod
+    def main(module, *argv):
+        """The model that module.main(argv) returns, and what it prints."""
+        return Facts.quiet(module.main, [str(word) for word in argv])
+
+    def start(self, *argv, **options):
+        """This Python in a process of its own, which is killed after 100 seconds."""
+        # A shell that runs these tests in the background would make its children deaf to Ctrl-C.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+        process = subprocess.Popen([sys.executable, *map(str, argv)], **{**pipes, **options})
+        watchdog = threading.Timer(100, process.kill)
+        watchdog.start()
+        for cleanup in (watchdog.cancel, process.wait, process.kill):
+            self.addCleanup(cleanup)
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                self.addCleanup(stream.close)
+        return process
 
     def assert_gradients_are_slopes(self, function, inputs, what, tolerance=1e-6):
         """backward() agrees with central differences of function(inputs), a Value."""
@@ -243,6 +395,10 @@ class Facts(unittest.TestCase):
             below = function(inputs).data
             value.data = middle
             self.assert_near(found[i], (above - below) / (2 * step), tolerance, f"{what}, d/dx{i}")
+
+
+def leaves(count, rng, scale=1.0):
+    return [Value(rng.gauss(0, scale)) for _ in range(count)]
 
 
 def weighted(values):
@@ -439,39 +595,6 @@ class TestCalculus(Facts):
 LARGE, EQUAL, ZEROS = [900.0, -900.0, 899.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]
 
 
-def whole_sequence_logits(model, tokens):
-    """The model's formula over all positions at once, on plain numbers, with a causal mask."""
-    config, weights = model.config, {}
-    for name, matrix in model.weights.items():
-        weights[name] = [numbers(row) for row in matrix]
-
-    def each(x, matrix):
-        return [[sum(a * b for a, b in zip(row, w)) for w in matrix] for row in x]
-
-    def norm(x):
-        return [[v / math.sqrt(sum(u * u for u in r) / len(r) + 1e-5) for v in r] for r in x]
-
-    def plus(x, y):
-        return [[a + b for a, b in zip(*rows)] for rows in zip(x, y)]
-
-    n, size = len(tokens), config.n_embd // config.n_head
-    x = norm(plus([weights["wte"][token] for token in tokens], weights["wpe"]))
-    for layer in range(config.n_layer):
-        w = {name: weights[f"layer{layer}.{name}"] for name in BLOCK_MATRICES}
-        q, k, v = (each(norm(x), w[name]) for name in ("attn_wq", "attn_wk", "attn_wv"))
-        mixed = [[0.0] * config.n_embd for _ in tokens]
-        for start, i in itertools.product(range(0, config.n_embd, size), range(n)):
-            part = range(start, start + size)
-            scores = [sum(q[i][c] * k[j][c] for c in part) / math.sqrt(size) for j in range(n)]
-            masked = [math.exp(s) if j <= i else 0.0 for j, s in enumerate(scores)]
-            for c in part:
-                mixed[i][c] = sum(m * v[j][c] for j, m in enumerate(masked)) / sum(masked)
-        x = plus(x, each(mixed, w["attn_wo"]))
-        hidden = [[max(h, 0.0) ** 2 for h in row] for row in each(norm(x), w["mlp_fc1"])]
-        x = plus(x, each(hidden, w["mlp_fc2"]))
-    return each(x, weights["lm_head"])
-
-
 class TestModel(Facts):
     def test_every_function_has_the_slopes_that_finite_differences_give(self):
         rng = random.Random(5)
@@ -540,8 +663,8 @@ class TestModel(Facts):
         for n_layer, n_head in [(0, 1), (1, 1), (1, 4), (3, 2)]:
             model = model_of(spread=5.0, n_layer=n_layer, n_head=n_head)
             tokens = [4, 0, 1, 2, 0, 3]
-            for one, whole in zip(logits_of(model, tokens), whole_sequence_logits(model, tokens)):
-                self.assert_all_near(one, whole, 1e-12, f"{n_layer} layers, {n_head} heads")
+            found, expected = logits_of(model, tokens), formula(model, tokens)
+            self.assert_all_near(found, expected, 1e-12, f"{n_layer} layers, {n_head} heads")
 
     def test_no_logit_changes_when_a_later_token_does(self):
         model = model_of(spread=5.0, n_layer=2)
@@ -656,7 +779,7 @@ class TestModel(Facts):
     def test_weights_are_drawn_in_the_order_of_the_protocol(self):
         model = model_of(n_layer=2)
         names = ["wte", "wpe", "lm_head"]
-        names += [f"layer{layer}.{name}" for layer in (0, 1) for name in BLOCK_MATRICES]
+        names += [f"layer{layer}.{name}" for layer in (0, 1) for name in LAYER]
         self.assertEqual(list(model.weights), names)
         rng = random.Random(1)
         self.assertEqual(
@@ -728,28 +851,6 @@ class TestTokenizer(Facts):
 # ---------------------------------------------------------------------------------------------
 
 
-def run_main(module, *argv):
-    """The model that module.main(argv) returns, and what it prints."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        model = module.main([str(word) for word in argv])
-    return model, printed.getvalue()
-
-
-class InFolder(Facts):
-    """Tests with a folder of their own for files."""
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-
-    def file(self, content, name="docs.txt"):
-        path = self.folder / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-        return path
-
-
 WORDS = [
     "abba",
     "cab",
@@ -771,7 +872,7 @@ def masked(output):
     return re.sub(r"\| +\d+\.\d ms/step \| +\d+ s left", "| ... ms/step | ... s left", output)
 
 
-class TestTraining(InFolder):
+class TestTraining(Facts):
     def test_a_single_document_is_learned_by_heart(self):
         model, output = run_main(microgpt, self.file("abracadabra"), "--steps", 150)
         losses = [float(x) for x in re.findall(r"loss (\d\.\d+)", output)]
@@ -1026,13 +1127,6 @@ class TestSampling(Facts):
 # ---------------------------------------------------------------------------------------------
 
 
-def python(*argv, **options):
-    """Run Python in a process of its own; warnings are errors there too."""
-    settings = dict(capture_output=True, timeout=120, encoding="utf-8")
-    settings.update(options)
-    return subprocess.run([sys.executable, "-W", "error", *map(str, argv)], **settings)
-
-
 TINY = ("--steps", 0, "--samples", 0, "--n-embd", 4, "--n-head", 1)
 BAD_NUMBERS = {
     "--steps": ("-1", "1.5", "many", "nan"),
@@ -1047,7 +1141,7 @@ BAD_NUMBERS = {
 }
 
 
-class TestCommandLine(InFolder):
+class TestCommandLine(Facts):
     def main(self, *argv):
         return python(HERE / "microgpt.py", *argv, cwd=self.folder)
 
@@ -1382,11 +1476,6 @@ class TestCommandLine(InFolder):
         self.fail(f"the output ended without {words!r}: {process.stderr.read()}")
 
 
-def listen_to_ctrl_c():
-    """A shell that runs these tests in the background makes its children deaf to Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def bare_environment():
     """No variables, but for those without which Windows starts no Python."""
     return {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
@@ -1410,15 +1499,7 @@ def quick_defaults(module):
 # ---------------------------------------------------------------------------------------------
 
 
-def section(heading):
-    """The README's text below a heading, up to the next one of the same or a higher level."""
-    level = len(heading.split()[0])
-    found = re.search(rf"(?ms)^{re.escape(heading)}$\n(.*?)(?=^#{{1,{level}}} |\Z)", README)
-    assert found, f"no {heading!r} in the README"
-    return found.group(1)
-
-
-class TestFiles(InFolder):
+class TestFiles(Facts):
     def test_the_examples_of_the_readme_give_what_they_show(self):
         shown = re.findall(r"(?ms)^```pycon\n(.*?)^```$", README)
         self.assertGreater(len(shown), 10)
@@ -1576,74 +1657,7 @@ def lines_of_code(source):
 # ---------------------------------------------------------------------------------------------
 
 
-def relu_squared(x):
-    return max(x, 0.0) ** 2
-
-
-def relu(x):
-    return max(x, 0.0)
-
-
-def gelu(x):
-    """The tanh form by another road: (1 + tanh(z)) / 2 is 1 / (1 + exp(-2 z))."""
-    return x / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-
-
-def plain_logits(model, tokens, activation, rotary):  # [n] ids -> [n, vocab_size] numbers
-    """All logits of a document from the formulas: plain numbers, every token at once, a mask.
-
-    Names and shapes of the weights tell where there are gains, biases and norms.
-    """
-    weights = {name: [[p.data for p in row] for row in w] for name, w in model.weights.items()}
-    head_dim = model.config.n_embd // model.config.n_head
-    thetas = [10000 ** (-2 * i / head_dim) if rotary else 0.0 for i in range(head_dim // 2)]
-
-    def dense(x, name):  # zip leaves the 1 out where a row has no bias
-        return [[sum(w * v for w, v in zip(row, [*xs, 1.0])) for row in weights[name]] for xs in x]
-
-    def norm(x, name):
-        gain, bias = weights.get(name, (None, None))
-        normal = []
-        for xs in x:
-            if gain is None:  # RMSNorm
-                size = math.sqrt(sum(v * v for v in xs) / len(xs) + 1e-5)
-                normal.append([v / size for v in xs])
-                continue
-            mean, spread = statistics.mean(xs), math.sqrt(statistics.pvariance(xs) + 1e-5)
-            normal.append([g * (v - mean) / spread + b for g, v, b in zip(gain, xs, bias)])
-        return normal
-
-    def pairs(x, start):  # a head's share of x, each pair as one complex number
-        return [complex(x[i], x[i + 1]) for i in range(start, start + head_dim, 2)]
-
-    def score(q, k, distance):  # the real part of q * conj(k) is the dot product of two pairs
-        turns = [cmath.exp(1j * distance * theta) for theta in thetas]
-        return sum((a * b.conjugate() * turn).real for a, b, turn in zip(q, k, turns))
-
-    def attention(x, layer):
-        q, k, v = (dense(x, f"layer{layer}.attn_w{name}") for name in "qkv")
-        found = [[] for _ in x]
-        for start in range(0, model.config.n_embd, head_dim):
-            for now in range(len(x)):
-                odds = []
-                for then in range(len(x)):
-                    dot = score(pairs(q[now], start), pairs(k[then], start), now - then)
-                    odds.append(math.exp(dot / math.sqrt(head_dim)) if then <= now else 0.0)
-                for i in range(start, start + head_dim):
-                    found[now].append(sum(p * vs[i] for p, vs in zip(odds, v)) / sum(odds))
-        return dense(found, f"layer{layer}.attn_wo")
-
-    def add(x, y):
-        return [[a + b for a, b in zip(xs, ys)] for xs, ys in zip(x, y)]
-
-    x = add([weights["wte"][token] for token in tokens], weights["wpe"])
-    if "final_norm" not in weights:
-        x = norm(x, "embedding_norm")
-    for layer in range(model.config.n_layer):
-        x = add(x, attention(norm(x, f"layer{layer}.attn_norm"), layer))
-        hidden = dense(norm(x, f"layer{layer}.mlp_norm"), f"layer{layer}.mlp_fc1")
-        x = add(x, dense([[activation(h) for h in hs] for hs in hidden], f"layer{layer}.mlp_fc2"))
-    return dense(norm(x, "final_norm") if "final_norm" in weights else x, "lm_head")
+run_main, plain_logits = Facts.main, formula  # until all recipes' tests use the new names
 
 
 class TestModelRecipes(unittest.TestCase):
