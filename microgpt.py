@@ -5,7 +5,7 @@
     python microgpt.py --help       everything that can be chosen
 
 Read it from top to bottom: each part needs only the parts above it, and can be tried as soon as
-it is typed. Shapes stand in comments, as in `# [n_embd] -> [vocab_size]`.
+it is typed. Comments tell lengths: `# [n_out, n_in]` is a list of n_out lists of n_in Values.
 """
 # SPDX-License-Identifier: MIT
 
@@ -40,7 +40,7 @@ class Tokenizer:
     def __init__(self, docs):
         self.vocab = sorted(set().union(*docs))
         self.ids = {char: token for token, char in enumerate(self.vocab)}
-        self.bos = len(self.vocab)  # before a text and after it: "nothing comes next"
+        self.bos = len(self.vocab)  # "beginning of sequence"; after a text it marks the end
         self.vocab_size = self.bos + 1
 
     def encode(self, text):
@@ -57,7 +57,7 @@ class Tokenizer:
 
 # --- 2. Autograd: numbers that remember what they were computed from -------------------------
 
-# From the clock on, so that Values from before this cell was run again are older than new ones.
+# Counts on from the clock: a notebook cell run again makes Values younger than all before.
 births = itertools.count(time.perf_counter_ns())
 
 class Value:
@@ -106,7 +106,7 @@ class Value:
         """Add d self / d leaf to the grad of every leaf that self was computed from.
 
         A Value is born after its inputs. So, from the youngest to the oldest, each has its whole
-        gradient before it passes it on. A leaf adds up over calls, until its grad is set to 0.
+        gradient before it passes it on. Over several calls a leaf's grad adds up, until it is set to 0.
         """
         reached, level = {self}, {self}
         while level:
@@ -115,17 +115,17 @@ class Value:
         for value in reached:
             if value.inputs:
                 value.grad = 0.0
-        self.grad += 1.0
+        self.grad += 1.0  # d self / d self
         for value in sorted(reached, key=operator.attrgetter("birth"), reverse=True):
-            if value.grad:  # about half of the MLP has nothing to pass on
+            if value.grad:  # many have nothing to pass on: below 0, relu's slope is 0
                 for source, local_grad in zip(value.inputs, value.local_grads):
                     source.grad += local_grad * value.grad
 
 def dot(a, b):  # [n], [n] -> one Value
     """a_1 * b_1 + ... + a_n * b_n. Raises ValueError for vectors of different lengths.
 
-    The gradient with respect to one vector is the other, so one Value is enough. It does the
-    work of n products and n - 1 sums, and this is what makes the program fast.
+    Its slope in a_i is b_i, and in b_i it is a_i: that is all that one Value needs to know. It does
+    the work of n products and n - 1 sums, and this is what makes the program fast.
     """
     if len(a) != len(b):
         raise ValueError(f"a dot product of {len(a)} and {len(b)} numbers")
@@ -134,17 +134,20 @@ def dot(a, b):  # [n], [n] -> one Value
     return Value(sum(map(operator.mul, a_data, b_data)), (*a, *b), b_data + a_data)
 
 def logsumexp(x):  # [n] -> one Value
-    """log(exp(x_1) + ... + exp(x_n)), whose gradient is softmax(x)."""
+    """log(exp(x_1) + ... + exp(x_n)), whose slope in x_i is exp(x_i) over that sum."""
     largest = max(value.data for value in x)  # taken out, it keeps exp from overflowing
     exps = [math.exp(value.data - largest) for value in x]
     total = sum(exps)
     return Value(largest + math.log(total), tuple(x), [e / total for e in exps])
 
 
-# --- 3. The model: from one token to the logits of the next, and how wrong they are ----------
+# --- 3. The model: from a token to logits, which are scores for each possible next token -----
 
 class Model:
-    """The weights by name. Raises InputError for sizes that do not fit, or are too large."""
+    """The weights by name: the numbers that training changes. `config` has what part 7 lists.
+
+    Raises InputError for sizes that do not fit together, or are too large.
+    """
 
     def __init__(self, config, tokenizer, rng):
         n, n_vocab, n_block = config.n_embd, tokenizer.vocab_size, config.block_size
@@ -157,7 +160,7 @@ class Model:
         def draw(n_out, n_in):  # -> [n_out, n_in]
             return [[Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
 
-        # Token to vector, position to vector, vector to logits (the language model's head).
+        # Token to vector, position to vector, vector to logits.
         weights = {"wte": draw(n_vocab, n), "wpe": draw(n_block, n), "lm_head": draw(n_vocab, n)}
         for layer in range(config.n_layer):
             for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):  # query, key, value, output
@@ -169,7 +172,7 @@ class Model:
         self.weights = weights
 
     def parameters(self):
-        """Every weight once, even where two names share a matrix."""
+        """Every weight, each once."""
         return list({p: None for matrix in self.weights.values() for row in matrix for p in row})
 
 def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]
@@ -180,27 +183,27 @@ def add(x, y):  # [n], [n] -> [n]
     return [xi + yi for xi, yi in zip(x, y)]
 
 def softmax(x):  # [n] -> [n]
-    """exp(x_i) / (exp(x_1) + ... + exp(x_n)): shares of 1, written as exp(x_i - log_total)."""
+    """exp(x_i) / (exp(x_1) + ... + exp(x_n)): shares that add up to 1."""
     x = tuple(x)
     log_total = logsumexp(x)
     return [(xi - log_total).exp() for xi in x]
 
 def rmsnorm(x):  # [n] -> [n]
-    """x / sqrt(mean(x^2)) (Zhang and Sennrich 2019, eq. 4, without gain)."""
+    """x / sqrt(mean(x^2)): its mean square is 1 (Zhang and Sennrich 2019, eq. 4, without gain)."""
     scale = (dot(x, x) / len(x) + 1e-5) ** -0.5  # 1e-5, so as not to divide by 0
     return [xi * scale for xi in x]
 
 def activation(x):  # one Value -> one Value
-    """ReLU squared (So et al. 2021): x^2 above 0, else 0."""
+    """x^2 above 0, else 0 (So et al. 2021). Without a bend, two linear steps would be one."""
     return x.relu() ** 2
 
 def attend(query, keys, values):  # [head_dim], [n_seen, head_dim] twice -> [head_dim]
-    """softmax(K q / sqrt(head_dim)) V (Vaswani et al. 2017, eq. 1), for one token and head."""
+    """Mix the values by how well their keys match the query (Vaswani et al. 2017, eq. 1)."""
     scores = [dot(query, key) / math.sqrt(len(query)) for key in keys]
     return linear(softmax(scores), zip(*values))  # zip(*values) is V transposed
 
 def attention(model, layer, x, keys, values):  # [n_embd] -> [n_embd]
-    """Each head looks back for what it needs, in the keys and values of the tokens so far."""
+    """Store this token's key and value; each head looks for what it needs in all so far."""
     weights = model.weights
     query = linear(x, weights[f"layer{layer}.attn_wq"])
     keys.setdefault(layer, []).append(linear(x, weights[f"layer{layer}.attn_wk"]))
@@ -232,11 +235,11 @@ def gpt(model, token, position, keys, values):  # two ids -> [vocab_size]
     return linear(x, model.weights["lm_head"])
 
 def cross_entropy(logits, target):  # [vocab_size], id -> one Value
-    """-log(softmax(logits)[target]), without the log(0) of an improbable target."""
+    """How surprised the model is: -log(softmax(logits)[target]), here without any log(0)."""
     return logsumexp(logits) - logits[target]
 
 def document_loss(model, tokens):  # [n + 1] ids -> one Value
-    """The mean over the positions, at most block_size, of the loss for the token that follows."""
+    """The mean loss for each next token, over at most block_size positions."""
     keys, values, losses = {}, {}, []
     tokens = tokens[: model.config.block_size + 1]
     for position, target in enumerate(tokens[1:]):
@@ -245,7 +248,7 @@ def document_loss(model, tokens):  # [n + 1] ids -> one Value
     return sum(losses) / len(losses)
 
 
-# --- 4. Learning -----------------------------------------------------------------------------
+# --- 4. Learning: change each weight a little, so that the loss falls ------------------------
 
 class Adam:
     """Adam (Kingma and Ba 2015, Algorithm 1) over a list of Values, each listed once."""
@@ -257,9 +260,9 @@ class Adam:
         self.v = [0.0] * len(params)  # the running mean of its square
 
     def step(self, rate, beta1=0.85, beta2=0.99, eps=1e-8):
-        """Move each parameter against its gradient, by about the learning rate."""
+        """Move each against its mean gradient m, by about `rate`: sqrt(v) takes out its size."""
         self.t += 1
-        unbias1 = 1 - beta1**self.t  # since the means start at 0
+        unbias1 = 1 - beta1**self.t  # the means start at 0, so they are too small at first
         unbias2 = 1 - beta2**self.t
         for i, param in enumerate(self.params):
             self.m[i] = m = beta1 * self.m[i] + (1 - beta1) * param.grad
@@ -271,7 +274,7 @@ def learning_rate(config, step):
     return config.learning_rate * (1 - (step - 1) / config.steps)
 
 def gradients(model, sequences, step):
-    """Add to the weights' grads those of the loss of this step's document, and return the loss."""
+    """Add the gradient of this step's loss to the weights' grads, and return that loss."""
     loss = document_loss(model, sequences[(step - 1) % len(sequences)])
     loss.backward()
     return loss.data
@@ -300,7 +303,7 @@ def report(steps, losses, start):
 
 @contextlib.contextmanager
 def without_collector():
-    """Switch off Python's search for unused cycles: the graph has none, and it takes long."""
+    """Switch off Python's search for unused cycles: Values make none, and it takes long."""
     was_on = gc.isenabled()
     if sys.implementation.name == "cpython":  # PyPy needs it: it does not count references
         gc.disable()
@@ -335,7 +338,7 @@ def evaluate(model, sequences):
 # --- 5. Writing ------------------------------------------------------------------------------
 
 def probabilities(logits, temperature):  # [vocab_size] -> [vocab_size] numbers
-    """softmax(logits / temperature), where temperature 0 stands for a very low one."""
+    """softmax(logits / temperature): the lower, the surer; 0 is taken as very low."""
     return [p.data for p in softmax([logit / max(temperature, 1e-100) for logit in logits])]
 
 def begin(model, prompt):
@@ -351,7 +354,7 @@ def generate(model, prompt="", temperature=0.5, rng=random):
     keys, values = {}, {}
     for position in range(model.config.block_size):
         logits = gpt(model, tokens[position], position, keys, values)
-        if position + 1 == len(tokens):
+        if position + 1 == len(tokens):  # the prompt is read
             probs = probabilities(logits, temperature)
             finite(sum(probs), "the sum of the probabilities")
             tokens += rng.choices(range(len(probs)), probs)
@@ -375,7 +378,7 @@ def run(config):
     sequences = [model.tokenizer.encode(doc) for doc in docs]
     n_cut = sum(len(tokens) > config.block_size + 1 for tokens in sequences)
     n_train = len(docs) - min(200, len(docs) // 10)
-    held_out = sequences[n_train:]
+    held_out = sequences[n_train:]  # never trained on
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
     print(f"vocab size: {model.tokenizer.vocab_size}\nnum params: {len(model.parameters())}")
     with without_collector():
@@ -383,7 +386,7 @@ def run(config):
     even = math.log(model.tokenizer.vocab_size)
     if held_out:
         loss = evaluate(model, held_out)
-        choices = math.exp(min(loss, 700))  # as many equal ones have this loss; 710 overflows
+        choices = math.exp(min(loss, 700))  # so many equal choices have this loss; 710 overflows
         print(
             f"held-out loss {loss:.4f}, guessing evenly {even:.4f}:"
             f" as unsure as among {choices:.1f} equal choices, not {math.exp(even):.0f}"
@@ -402,7 +405,7 @@ def run(config):
 
 # --- 7. The command line ---------------------------------------------------------------------
 
-HYPERPARAMETERS = {  # name: (default, smallest, what it is); each is also a flag
+HYPERPARAMETERS = {  # chosen, not learned: name: (default, smallest, what it is)
     "steps": (1000, 0, "training steps, one document each"),
     "n_layer": (1, 0, "layers, each of attention and MLP"),
     "n_embd": (16, 1, "length of the vector that stands for a token"),
@@ -429,7 +432,7 @@ def main(argv=()):
         sys.stdout.reconfigure(errors="replace", line_buffering=True)
     config = parser.parse_args(argv)
     for name, (_, smallest, _) in HYPERPARAMETERS.items():
-        if not smallest <= getattr(config, name) < 10**18:  # which nan is not, either
+        if not smallest <= getattr(config, name) < 10**18:  # nan fails this, too
             parser.error(f"{name} must be at least {smallest} and less than 10**18")
     try:
         return run(config)
