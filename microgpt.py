@@ -106,7 +106,7 @@ class Value:
         """Add d self / d leaf to the grad of every leaf that self was computed from.
 
         A Value is born after its inputs. So, from the youngest to the oldest, each has its whole
-        gradient before it passes it on. Over several calls a leaf's grad adds up, until it is set to 0.
+        gradient before it passes it on. A leaf's grad adds up over calls, until it is set to 0.
         """
         reached, level = {self}, {self}
         while level:
