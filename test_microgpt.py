@@ -2642,209 +2642,176 @@ class TestKeepingRecipes(unittest.TestCase):
 # Facts of numpy_gpt.py
 # ---------------------------------------------------------------------------------------------
 
-
-DOCS = ["anna", "otto", "bo", "hannah", "tabitha", "nat", "bob", "ian", "ottoban", "tin", "hobi"]
-SMALL = ["--n-embd", "8", "--n-head", "2", "--block-size", "6"]
+NAMES = "anna otto bo hannah tabitha nat bob ian ottoban tin hobi".split()
 
 
-def numpy_script(microgpt, name="numpy_gpt"):
-    """The README's numpy_gpt.py, executed as a module that imports this microgpt."""
-    text = readme_blocks("script")["numpy_gpt.py"]
-    script = types.ModuleType(name)
+def script_of(file, microgpt=None, name="script"):
+    """One of the README's scripts as a module that imports this microgpt, or finds none."""
     with mock.patch.dict(sys.modules, microgpt=microgpt):
-        exec(compile(text, "numpy_gpt.py", "exec"), script.__dict__)
-    return script
+        return module_of(readme_blocks("script")[file], name)
 
 
-def run_script(microgpt, *argv):
-    """The text that `python numpy_gpt.py ARGV` prints."""
-    out = io.StringIO()
-    with mock.patch.object(sys, "argv", ["numpy_gpt.py", *argv]), contextlib.redirect_stdout(out):
-        numpy_script(microgpt, "__main__")
-    return out.getvalue()
+def needs(*packages):
+    missing = [name for name in packages if not importlib.util.find_spec(name)]
+    return unittest.skipIf(missing, f"not installed: {missing}")
 
 
-@contextlib.contextmanager
-def docs_file(docs):
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "docs.txt")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("\n".join(docs))
-        yield path
+class TestScriptsAlone(Facts):
+    def test_a_missing_package_or_file_is_one_line(self):
+        torch = types.ModuleType("torch")
+        there = {"torch": torch, "torch.nn": mock.Mock(), "numpy": types.ModuleType("numpy")}
+        for file, missing, words in (
+            ("numpy_gpt.py", "numpy", "it needs NumPy: python -m pip install numpy"),
+            ("numpy_gpt.py", "microgpt", "microgpt.py must be in the same folder"),
+        ):
+            modules = {**there, missing: None}
+            with mock.patch.dict(sys.modules, modules), self.assertRaises(SystemExit) as caught:
+                script_of(file, modules.get("microgpt", program()))
+            self.assertEqual(caught.exception.code, f"{file}: error: {words}")
 
 
-class TestNumpyScriptWithoutNumpy(unittest.TestCase):
-    def test_missing_numpy_gives_one_line_that_says_what_to_do(self):
-        with mock.patch.dict(sys.modules, numpy=None):  # import numpy now fails
-            with self.assertRaises(SystemExit) as caught:
-                numpy_script(program())
-        self.assertEqual(
-            caught.exception.code, "numpy_gpt.py needs NumPy: python -m pip install numpy"
-        )
-
-
-@unittest.skipUnless(importlib.util.find_spec("numpy"), "the package numpy is not installed")
-class TestNumpyScript(unittest.TestCase):
+@needs("numpy")
+class TestNumpyScript(Facts):
     def setUp(self):
         import numpy
 
         self.np = numpy
-        self.plain = program()
-        self.script = numpy_script(self.plain)
+        self.microgpt = program()
+        self.script = script_of("numpy_gpt.py", self.microgpt)
         self.addCleanup(numpy.seterr, **numpy.geterr())
 
-    def models(self, **sizes):
-        """A plain model and its NumPy twin, both with five times the weights of a new one.
+    def run_script(self, *argv, **settings):
+        """The losses of `python numpy_gpt.py docs.txt ARGV` and the other lines it prints."""
+        file = self.file("\n".join(NAMES * 2))
+        module = program(**settings)
+        with mock.patch.object(sys, "argv", ["numpy_gpt.py", str(file), *argv]):
+            return self.listen(module, script_of, "numpy_gpt.py", module, "__main__")
 
-        As they start, the weights are so small that every softmax is nearly even, and a mistake
-        in its gradient would hardly show.
-        """
-        config = {name: default for name, (default, _, _) in self.plain.HYPERPARAMETERS.items()}
-        config = types.SimpleNamespace(**{**config, **sizes})
-        tokenizer, both = self.plain.Tokenizer(DOCS), []
-        for kind in (self.plain.Model, self.script.Model):
-            both.append(kind(config, tokenizer, random.Random(3)))
-        for param in both[0].parameters():
-            param.data *= 5
-        for matrix in both[1].weights.values():
+    def listen(self, module, function, *args):
+        """The losses that module.report is told, and the lines that are printed by others."""
+        losses = []
+        if not isinstance(module.report, mock.Mock):
+            module.report = lambda steps, so_far, start: losses.append(so_far[-1])
+        printed = self.quiet(function, *args)[1]
+        return losses, printed.splitlines()
+
+    def models(self, **config):
+        """A model of microgpt.py and the same one in NumPy, far from even."""
+        plain = model_of(NAMES, spread=5, module=self.microgpt, **config)
+        both = self.script.Model(plain.config, plain.tokenizer, random.Random(1))
+        for matrix in both.weights.values():
             matrix *= 5
-        return both
+        return plain, both
 
-    def main(self, *argv):
-        """Run microgpt.py, then numpy_gpt.py, with these flags: the losses and texts of both."""
-        losses, printed = ([], []), []
-        for kept, module in zip(losses, (self.plain, program())):
-            # Both trainings check "step N: loss X" at each step, with all the digits of X.
-            plain_check = module.check
+    def test_losses_held_out_loss_and_texts_are_those_of_microgpt(self):
+        for flags in (
+            "--n-embd 8 --n-head 2 --block-size 6 --steps 100 --samples 0",
+            "--n-embd 8 --n-head 2 --block-size 6 --steps 30 --samples 4 --prompt a",
+            "--n-layer 0 --n-embd 4 --n-head 1 --block-size 3 --steps 12",
+            "--n-layer 2 --n-embd 6 --n-head 3 --block-size 1 --steps 12 --samples 3",
+            "--seed 7 --learning-rate 0.02 --temperature 0 --steps 12 --samples 2",
+            "--steps 0 --samples 2",
+        ):
+            losses, lines = self.run_script(*flags.split())
+            module = program()
+            file = self.folder / "docs.txt"
+            expected = self.listen(module, module.main, [str(file), *flags.split()])
+            self.assertEqual(len(losses), int(flags.split("--steps ")[1].split()[0]))
+            self.assert_all_near(losses, expected[0], 1e-9, flags)
+            self.assertEqual(lines, expected[1])
 
-            def check(condition, message, *error, kept=kept, plain_check=plain_check):
-                if message.startswith("step "):
-                    kept.append(float(message.split()[-1]))
-                plain_check(condition, message, *error)
-
-            module.check = check
-            with docs_file(DOCS * 2) as path:
-                if kept is losses[0]:
-                    printed.append(run_main(module, path, *argv)[1])
-                else:
-                    printed.append(run_script(module, path, *argv))
-        return losses, printed
-
-    def check_backward(self, forward, backward, *shapes):
-        """Compare d sum(forward(*inputs) * d_y) / d input with finite differences."""
-        np, rng, h = self.np, self.np.random.RandomState(1), 1e-6
-        inputs = [rng.normal(size=shape) for shape in shapes]
-        d_y = rng.normal(size=np.shape(forward(*inputs)))
-        found = backward(d_y, *inputs)
-        for x, d_x in zip(inputs, found):
-            self.assertEqual(x.shape, d_x.shape)
-            for place in np.ndindex(*x.shape):
-                middle, sums = x[place], []
-                for x[place] in (middle + h, middle - h):
-                    sums.append(np.sum(forward(*inputs) * d_y))
-                x[place] = middle
-                self.assertAlmostEqual(d_x[place], (sums[0] - sums[1]) / (2 * h), delta=1e-7)
-
-    def test_losses_are_those_of_microgpt_for_100_steps(self):
-        (plain, numpy), _ = self.main(*SMALL, "--steps", "100", "--samples", "0")
-        self.assertEqual(len(plain), 100)
-        self.assertEqual(len(numpy), 100)
-        self.assertLess(max(abs(a - b) for a, b in zip(plain, numpy)), 1e-9)
-        self.assertLess(sum(plain[-20:]), sum(plain[:20]))
-
-    def test_losses_agree_at_other_sizes(self):
-        for n_layer, n_embd, n_head, block_size in (0, 4, 1, 3), (1, 16, 4, 16), (2, 6, 3, 1):
-            with self.subTest(n_layer=n_layer, n_embd=n_embd):
-                sizes = f"--n-layer {n_layer} --n-embd {n_embd} --n-head {n_head}".split()
-                sizes += ["--block-size", str(block_size), "--steps", "12", "--samples", "0"]
-                (plain, numpy), _ = self.main(*sizes)
-                self.assertEqual(len(numpy), 12)
-                self.assertLess(max(abs(a - b) for a, b in zip(plain, numpy)), 1e-9)
-
-    def test_held_out_loss_and_samples_are_those_of_microgpt(self):
-        _, printed = self.main(*SMALL, "--steps", "30", "--samples", "4", "--prompt", "a")
-        plain, numpy = [
-            [line for line in text.splitlines() if not line.startswith("step ")] for text in printed
-        ]
-        self.assertEqual(plain, numpy)
-        self.assertEqual(len(numpy), 9)
-        self.assertIn("step   30 / 30 | loss ", printed[1])
+    def test_a_schedule_of_microgpt_is_followed(self):
+        model = self.script.Model(config_of(), self.microgpt.Tokenizer(NAMES), random.Random(1))
+        before = model.parameters()
+        self.microgpt.learning_rate = lambda config, step: 0.0
+        self.quiet(self.script.train, model, [model.tokenizer.encode("anna")])
+        self.assertEqual(model.parameters().tolist(), before.tolist())
 
     def test_every_gradient_is_that_of_microgpt(self):
         np = self.np
-        for n_layer in (0, 1, 3):
-            for doc in ("tabitha", "bo"):  # longer than block_size, and shorter
-                with self.subTest(n_layer=n_layer, doc=doc):
-                    plain, numpy = self.models(n_layer=n_layer, n_embd=8, n_head=2, block_size=5)
-                    tokens = plain.tokenizer.encode(doc)
-                    plain_loss = self.plain.gradients(plain, [tokens], 0)
-                    loss, grads = self.script.gradients(numpy, tokens)
-                    self.assertAlmostEqual(loss, plain_loss, delta=1e-9)
-                    self.assertEqual(set(grads), set(plain.weights))
-                    for name, rows in plain.weights.items():
-                        expected = np.array([[value.grad for value in row] for row in rows])
-                        self.assertGreater(np.abs(expected).max(), 1e-6, name)
-                        self.assertEqual(grads[name].shape, expected.shape, name)
-                        self.assertLess(np.abs(grads[name] - expected).max(), 1e-9, name)
+        for n_layer, doc in itertools.product((0, 1, 3), ("tabitha", "bo")):  # too long, and short
+            plain, both = self.models(n_layer=n_layer, block_size=5)
+            tokens = plain.tokenizer.encode(doc)
+            expected = self.microgpt.gradients(plain, [tokens], 1)
+            loss, grads = self.script.gradients(both, tokens)
+            self.assert_near(loss, expected, 1e-9, f"loss of {doc}")
+            self.assertEqual(set(grads), set(plain.weights))
+            for name, rows in plain.weights.items():
+                expected = [[value.grad for value in row] for row in rows]
+                self.assertGreater(np.abs(expected).max(), 1e-6, name)
+                self.assert_all_near(grads[name].tolist(), expected, 1e-9, name)
 
     def test_each_backward_is_the_slope_of_its_forward(self):
-        script = self.script
-        targets, weights = [2, 0, 2], {}
+        np, s, rng, h = self.np, self.script, self.np.random.RandomState(1), 1e-6
+        targets, d_w = [2, 0, 2], {}
 
-        def linear_backward(d_y, x, w):
-            return script.linear_backward(d_y, x, "w", {"w": w}, weights), weights["w"]
+        def linear(d_y, x, w):
+            return s.linear_backward(d_y, x, "w", {"w": w}, d_w), d_w["w"]
 
-        for forward, backward, *shapes in (
-            (script.linear, linear_backward, (3, 4), (5, 4)),
-            (
-                lambda x: script.rmsnorm(x)[0],
-                lambda d_y, x: [script.rmsnorm_backward(d_y, x, script.rmsnorm(x)[1])],
-                (3, 4),
-            ),
-            (script.activation, lambda d_y, x: [script.activation_backward(d_y, x)], (3, 4)),
-            (
-                script.softmax,
-                lambda d_y, x: [script.softmax_backward(d_y, script.softmax(x))],
-                (2, 3, 4),
-            ),
-            (
-                lambda x: script.cross_entropy(x, targets),
-                lambda d_y, x: [d_y * script.cross_entropy_backward(x, targets)],
-                (3, 4),
-            ),
-            (
-                lambda q, k, v: script.attention(q, k, v)[0],
-                lambda d_y, q, k, v: script.attention_backward(
-                    d_y, q, k, v, script.attention(q, k, v)[1]
-                ),
-                *[(2, 4, 3)] * 3,
-            ),
+        def rmsnorm(d_y, x):
+            return [s.rmsnorm_backward(d_y, x, s.rmsnorm(x)[1])]
+
+        def activation(d_y, x):
+            return [s.activation_backward(d_y, x)]
+
+        def softmax(d_y, x):
+            return [s.softmax_backward(d_y, s.softmax(x))]
+
+        def cross_entropy(d_y, x):
+            return [d_y * s.cross_entropy_backward(x, targets)]
+
+        def attention(d_y, q, k, v):
+            return s.attention_backward(d_y, q, k, v, s.attention(q, k, v)[1])
+
+        for forward, backward, shapes in (
+            (s.linear, linear, [(3, 4), (5, 4)]),
+            (lambda x: s.rmsnorm(x)[0], rmsnorm, [(3, 4)]),
+            (s.activation, activation, [(3, 4)]),
+            (s.softmax, softmax, [(2, 3, 4)]),
+            (lambda x: s.cross_entropy(x, targets), cross_entropy, [(3, 4)]),
+            (lambda q, k, v: s.attention(q, k, v)[0], attention, [(2, 4, 3)] * 3),
         ):
-            with self.subTest(shapes=shapes):
-                self.check_backward(forward, backward, *shapes)
+            inputs = [rng.normal(size=shape) for shape in shapes]
+            d_y = rng.normal(size=np.shape(forward(*inputs)))
+            found = backward(d_y, *inputs)
+            self.assertEqual([d_x.shape for d_x in found], shapes, backward.__name__)
+            for x, d_x in zip(inputs, found):
+                for place in np.ndindex(*x.shape):
+                    middle, sums = x[place], []
+                    for x[place] in (middle + h, middle - h):
+                        sums.append(np.sum(forward(*inputs) * d_y))
+                    x[place] = middle
+                    slope = (sums[0] - sums[1]) / (2 * h)
+                    self.assert_near(d_x[place], slope, 1e-7, f"{backward.__name__}{place}")
 
     def test_no_position_sees_a_later_one(self):
-        np, numpy = self.np, self.models(n_layer=2, n_embd=8, n_head=2)[1]
-        some = self.script.forward(numpy, [1, 2, 3, 4])[0]
-        other = self.script.forward(numpy, [1, 2, 5, 0])[0]
-        self.assertLess(np.abs(some[:2] - other[:2]).max(), 1e-12)
-        self.assertGreater(np.abs(some[2] - other[2]).max(), 1e-3)
+        model = self.models(n_layer=2)[1]
+        some = self.script.forward(model, [1, 2, 3, 4])[0]
+        other = self.script.forward(model, [1, 2, 5, 0])[0]
+        self.assert_all_near(some[:2].tolist(), other[:2].tolist(), 1e-12)
+        self.assertGreater(self.np.abs(some[2] - other[2]).max(), 1e-3)
 
     def test_improbable_target_and_large_logits_stay_finite(self):
-        np = self.np
-        logits = np.array([[1000.0, 0.0], [-1000.0, 0.0]])
+        logits = self.np.array([[1000.0, 0.0], [-1000.0, 0.0]])
         self.assertEqual(self.script.cross_entropy(logits, [1, 1]), 500.0)
         d_logits = self.script.cross_entropy_backward(logits, [1, 1])
         self.assertEqual(d_logits.tolist(), [[0.5, -0.5], [0.0, 0.0]])
 
     def test_training_that_blows_up_ends_with_one_line(self):
-        errors = io.StringIO()
-        with contextlib.redirect_stderr(errors), self.assertRaises(SystemExit) as caught:
-            with docs_file(DOCS) as path:
-                run_script(program(), path, *SMALL, "--learning-rate", "1e200")
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            with self.assertRaises(SystemExit) as caught:
+                self.run_script(learning_rate=lambda config, step: 1e200)
         self.assertEqual(caught.exception.code, 1)
-        self.assertEqual(len(errors.getvalue().splitlines()), 1, errors.getvalue())
-        self.assertIn("try a smaller --learning-rate", errors.getvalue())
+        words = r"^microgpt.py: error: the loss of step 3 is nan, try a smaller --learn.*\n$"
+        self.assertRegex(errors.getvalue(), words)
+
+    def test_after_ctrl_c_the_model_is_measured_and_writes(self):
+        report = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
+        _, lines = self.run_script("--steps", "50", "--samples", "2", report=report)
+        self.assertEqual(lines[-5:-4], ["interrupted: what was learned so far is kept"])
+        starts = [line.split()[0] for line in lines[-4:]]
+        self.assertEqual(starts, ["held-out", "sample", "sample", "not"])
+        self.assertEqual(report.call_count, 3)
 
 
 # ---------------------------------------------------------------------------------------------
