@@ -55,9 +55,7 @@ SOURCE = (HERE / "microgpt.py").read_text(encoding="utf-8")
 README = (HERE / "README.md").read_text(encoding="utf-8")
 LAYER = "attn_wq attn_wk attn_wv attn_wo mlp_fc1 mlp_fc2".split()  # the matrices of a layer
 
-# ---------------------------------------------------------------------------------------------
-# The second engine: a node for each + and *, depth-first order, and the model on it
-# ---------------------------------------------------------------------------------------------
+# --- The second engine: a node for each + and *, depth-first order -------------------------------
 
 
 class Plain:
@@ -110,65 +108,19 @@ class Plain:
                 parent.grad += slope * node.grad
 
 
-def plain_weights(model):
-    weights = model.weights.items()
-    return {name: [[Plain(w.data) for w in row] for row in matrix] for name, matrix in weights}
+# --- The formula: the model and those of the recipes, on numbers of either kind ------------------
 
 
-def plain_loss(weights, config, tokens):
-    """The loss of a document by the textbook engine, the whole model written out once more."""
-
-    def times(matrix, x):
-        return [sum(w * number for w, number in zip(row, x)) for row in matrix]
-
-    def norm(x):
-        mean_square = sum(number * number for number in x) * (1 / len(x))
-        scale = (mean_square + 1e-5) ** -0.5
-        return [number * scale for number in x]
-
-    def softmax(x):
-        largest = max(number.data for number in x)
-        exps = [(number + -largest).exp() for number in x]
-        total = sum(exps)
-        return [number * total**-1 for number in exps]
-
-    size = config.n_embd // config.n_head
-    past = [([], []) for _ in range(config.n_layer)]
-    losses = []
-    for position in range(min(config.block_size, len(tokens) - 1)):
-        pairs = zip(weights["wte"][tokens[position]], weights["wpe"][position])
-        x = norm([a + b for a, b in pairs])
-        for layer, (keys, values) in enumerate(past):
-            wq, wk, wv, wo, fc1, fc2 = (weights[f"layer{layer}.{name}"] for name in LAYER)
-            h = norm(x)
-            q = times(wq, h)
-            keys.append(times(wk, h))
-            values.append(times(wv, h))
-            mixed = []
-            for start in range(0, config.n_embd, size):
-                part = range(start, start + size)
-                scores = [sum(q[j] * key[j] for j in part) * size**-0.5 for key in keys]
-                shares = softmax(scores)
-                mixed += [sum(s * v[j] for s, v in zip(shares, values)) for j in part]
-            x = [a + b for a, b in zip(x, times(wo, mixed))]
-            hidden = [number.relu() ** 2 for number in times(fc1, norm(x))]
-            x = [a + b for a, b in zip(x, times(fc2, hidden))]
-        chances = softmax(times(weights["lm_head"], x))
-        losses.append(chances[tokens[position + 1]].log() * -1)
-    return sum(losses) * (1 / len(losses))
-
-
-# ---------------------------------------------------------------------------------------------
-# The formula: the same model, and those of the recipes, on plain numbers
-# ---------------------------------------------------------------------------------------------
-
-
-def relu_squared(x):
-    return max(x, 0.0) ** 2
+def exp(x):
+    return x.exp() if isinstance(x, Plain) else math.exp(x)
 
 
 def relu(x):
-    return max(x, 0.0)
+    return x.relu() if isinstance(x, Plain) else max(x, 0.0)
+
+
+def relu_squared(x):
+    return relu(x) ** 2
 
 
 def gelu(x):
@@ -176,39 +128,42 @@ def gelu(x):
     return x / (1 + math.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-def formula(model, tokens, activation=relu_squared, rotary=False):  # [n] ids -> [n, vocab_size]
-    """The logits at all positions, every token at once, with a mask in place of kept keys.
+def formula(model, tokens, activation=relu_squared, rotary=False, weights=None):
+    """The logits at all positions, [n] ids -> [n, vocab_size], every token at once.
 
-    The weights tell what the model is. NAME_norm, a gain and a bias, makes a norm a LayerNorm;
-    a final_norm takes the place of the one after the embedding; a row that is one longer than
-    its input ends with a bias.
+    The weights (those of the model as numbers, or others) tell what the model is. NAME_norm, a
+    gain and a bias, makes a norm a LayerNorm; a final_norm takes the place of the one after the
+    embedding; a row that is one longer than its input ends with a bias.
     """
-    weights = {name: [numbers(row) for row in matrix] for name, matrix in model.weights.items()}
+    weights = weights or {name: list(map(numbers, w)) for name, w in model.weights.items()}
     n_embd = model.config.n_embd
     head_dim = n_embd // model.config.n_head
-    positions = range(len(tokens))
 
     def add(x, y):  # [n, n_embd] twice -> [n, n_embd]
-        return [[x[i][j] + y[i][j] for j in range(n_embd)] for i in positions]
+        return [[xs[j] + ys[j] for j in range(n_embd)] for xs, ys in zip(x, y)]
 
     def dense(x, name):  # [n, n_in] -> [n, n_out]
-        assert {len(row) - len(x[0]) for row in weights[name]} in ({0}, {1}), name
-        with_one = [[*row, 1.0] for row in x]  # where there is no bias, zip leaves the 1 out
-        return [[sum(a * b for a, b in zip(w, xs)) for w in weights[name]] for xs in with_one]
+        n_in = len(x[0])
+        assert {len(row) - n_in for row in weights[name]} in ({0}, {1}), name
+        out = [[sum(a * b for a, b in zip(row, xs)) for row in weights[name]] for xs in x]
+        biases = [row[n_in:] for row in weights[name]]  # [] where there is none
+        return [[sum(biases[j], total) for j, total in enumerate(totals)] for totals in out]
 
     def norm(x, name):  # [n, n_embd] -> [n, n_embd]
-        if name not in weights:
-            sizes = [math.sqrt(sum(v * v for v in xs) / n_embd + 1e-5) for xs in x]
-            return [[v / size for v in xs] for xs, size in zip(x, sizes)]
-        gain, bias = weights[name]
-        means = [statistics.mean(xs) for xs in x]
-        sizes = [math.sqrt(statistics.pvariance(xs) + 1e-5) for xs in x]
-        normal = [[(v - mean) / size for v in xs] for xs, mean, size in zip(x, means, sizes)]
-        return [[gain[j] * xs[j] + bias[j] for j in range(n_embd)] for xs in normal]
+        if name in weights:
+            means = [sum(xs) * (1 / n_embd) for xs in x]
+            x = [[v + mean * -1 for v in xs] for xs, mean in zip(x, means)]
+        mean_squares = [sum(v * v for v in xs) * (1 / n_embd) for xs in x]
+        scales = [(mean_square + 1e-5) ** -0.5 for mean_square in mean_squares]
+        x = [[v * scale for v in xs] for xs, scale in zip(x, scales)]
+        if name in weights:
+            gain, bias = weights[name]
+            x = [[gain[j] * xs[j] + bias[j] for j in range(n_embd)] for xs in x]
+        return x
 
     def score(query, key, distance):  # [head_dim] twice -> number
         if not rotary:
-            return sum(query[j] * key[j] for j in range(head_dim))
+            return sum(a * b for a, b in zip(query, key))
         total = 0.0
         for j in range(0, head_dim, 2):  # each pair is a complex number, turned by the distance
             turn = cmath.exp(1j * distance * 10000 ** (-j / head_dim))
@@ -218,13 +173,14 @@ def formula(model, tokens, activation=relu_squared, rotary=False):  # [n] ids ->
     def attention(x, layer):  # [n, n_embd] -> [n, n_embd]
         q, k, v = (dense(x, f"{layer}.attn_w{name}") for name in "qkv")
         found = [[] for _ in x]
-        for start, now in itertools.product(range(0, n_embd, head_dim), positions):
-            head = slice(start, start + head_dim)
-            scores = [score(q[now][head], k[then][head], now - then) for then in positions]
-            odds = [math.exp(s / math.sqrt(head_dim)) for s in scores]
-            masked = [odds[then] if then <= now else 0.0 for then in positions]
+        for now, start in itertools.product(range(len(x)), range(0, n_embd, head_dim)):
+            head, past = slice(start, start + head_dim), range(now + 1)
+            scores = [score(q[now][head], k[then][head], now - then) for then in past]
+            odds = [exp(s * head_dim**-0.5) for s in scores]
+            total = sum(odds)
+            shares = [o * total**-1 for o in odds]
             for j in range(start, start + head_dim):
-                found[now].append(sum(masked[i] * v[i][j] for i in positions) / sum(masked))
+                found[now].append(sum(shares[then] * v[then][j] for then in past))
         return dense(found, f"{layer}.attn_wo")
 
     x = add([weights["wte"][token] for token in tokens], weights["wpe"])
@@ -239,9 +195,21 @@ def formula(model, tokens, activation=relu_squared, rotary=False):  # [n] ids ->
     return dense(x, "lm_head")
 
 
-# ---------------------------------------------------------------------------------------------
-# The README's code, programs, models
-# ---------------------------------------------------------------------------------------------
+def plain_weights(model):
+    weights = model.weights.items()
+    return {name: [[Plain(w.data) for w in row] for row in matrix] for name, matrix in weights}
+
+
+def plain_loss(model, tokens, weights):
+    """The loss of a document by the textbook engine, on weights that are Plain."""
+    tokens = tokens[: model.config.block_size + 1]
+    losses = []
+    for row, target in zip(formula(model, tokens[:-1], weights=weights), tokens[1:]):
+        losses.append(sum(map(exp, row)).log() + row[target] * -1)
+    return sum(losses) * (1 / len(losses))
+
+
+# --- The README's code, programs, models ---------------------------------------------------------
 
 
 def section(heading):
@@ -327,22 +295,19 @@ class Facts(unittest.TestCase):
             self.fail(f"{what}: found {found!r}, expected {expected!r}, apart by {gap:.3g}")
 
     def assert_all_near(self, found, expected, tolerance, what=""):
-        """The same for lists of numbers, however nested, of the same shape."""
+        """The same for lists of numbers, however nested; names the first place that differs."""
         if isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
             self.assertEqual(len(found), len(expected), f"lengths of {what}")
             for i, (a, b) in enumerate(zip(found, expected)):
                 self.assert_all_near(a, b, tolerance, f"{what}[{i}]")
-        else:
+        elif tolerance is not None:
             self.assert_near(found, expected, tolerance, what)
-
-    def assert_same(self, found, expected, what=""):
-        """Lists, however nested, are equal: fast also when thousands of numbers are not."""
-        if isinstance(found, (list, tuple)) and isinstance(expected, (list, tuple)):
-            self.assertEqual(len(found), len(expected), f"lengths of {what}")
-            for i, (a, b) in enumerate(zip(found, expected)):
-                self.assert_same(a, b, f"{what}[{i}]")
         elif found != expected:
             self.fail(f"{what}: found {found!r}, expected {expected!r}")
+
+    def assert_same(self, found, expected, what=""):
+        """Nested lists are equal; assertEqual takes minutes to tell where thousands are not."""
+        self.assert_all_near(found, expected, None, what)
 
     @functools.cached_property
     def folder(self):
@@ -409,9 +374,7 @@ def weighted(values):
     return sum(value * (0.5 + 0.3 * i) for i, value in enumerate(values))
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of the calculus
-# ---------------------------------------------------------------------------------------------
+# --- Facts of the calculus -----------------------------------------------------------------------
 
 OPERATIONS = (
     "a + b; a + 3; 3 + a; a - b; a - 2.5; 2.5 - a; a * b; a * -2; -2 * a; a / b; a / 4; 4 / a; -a;"
@@ -434,21 +397,15 @@ class TestCalculus(Facts):
                 self.assert_gradients_are_slopes(lambda v: operation(*v), inputs, text, 1e-5)
 
     def test_impossible_operations_raise_what_python_raises(self):
-        cases = [
-            (ZeroDivisionError, lambda: Value(1.0) / 0),
-            (ZeroDivisionError, lambda: Value(1.0) / Value(0.0)),
-            (ValueError, lambda: Value(0.0).log()),
-            (TypeError, lambda: Value(-8.0) ** (1 / 3)),  # a complex number
-            (OverflowError, lambda: Value(1000.0).exp()),
-            (OverflowError, lambda: Value(1e200) ** 3),
-            (TypeError, lambda: Value(2.0) ** Value(2.0)),
-            (TypeError, lambda: 2.0 ** Value(2.0)),
-            (TypeError, lambda: Value(2.0) * [1, 2]),
-            (ValueError, lambda: Value(2.0) + "two"),
-            (TypeError, lambda: Value(2.0) + None),
-        ]
-        for error, operation in cases:
-            self.assertRaises(error, operation)
+        cases = {  # the last: a complex number, and what is no number
+            ZeroDivisionError: "a / 0; a / Value(0)",
+            ValueError: "Value(0).log(); a + 'two'",
+            OverflowError: "Value(1000).exp(); Value(1e200) ** 3",
+            TypeError: "Value(-8) ** (1 / 3); a ** a; 2 ** a; a * [1, 2]; a + None",
+        }
+        for error, texts in cases.items():
+            for text in texts.split("; "):
+                self.assertRaises(error, eval, text, {"Value": Value, "a": Value(2.0)})
 
     def test_a_value_is_small_and_shows_its_data_and_its_gradient(self):
         value = Value(2)
@@ -551,9 +508,7 @@ class TestCalculus(Facts):
         self.assertRaisesRegex(ValueError, "of 2 and 4 numbers", microgpt.linear, x * 2, [x])
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of the model
-# ---------------------------------------------------------------------------------------------
+# --- Facts of the model --------------------------------------------------------------------------
 
 LARGE, EQUAL, ZEROS = [900.0, -900.0, 899.0], [2.0, 2.0, 2.0], [0.0, 0.0, 0.0]
 
@@ -570,30 +525,16 @@ class TestModel(Facts):
             "rmsnorm": lambda v: weighted(microgpt.rmsnorm(v[:3])),
             "activation": lambda v: weighted([microgpt.activation(x) for x in v[:3]]),
             "cross_entropy": lambda v: microgpt.cross_entropy(v[:3], 1),
-            "attend": lambda v: weighted(
-                microgpt.attend(v[0:3], [v[3:6], v[6:9]], [v[6:9], v[0:3]])
-            ),
+            "attend": lambda v: weighted(microgpt.attend(v[:3], [v[3:6], v[6:]], [v[6:], v[:3]])),
         }
         for (name, function), point in itertools.product(functions.items(), points):
             # At 0 the slope of rmsnorm changes fast: only the 1e-5 is left.
             tolerance = 1e-3 if name == "rmsnorm" and point == ZEROS else 2e-5
             inputs = [Value(x) for x in [*point, *matrix]]
             self.assert_gradients_are_slopes(function, inputs, f"{name} at {point}", tolerance)
-
-    def test_attention_and_mlp_have_the_slopes_that_finite_differences_give(self):
         model = model_of(spread=6.0, n_embd=4)
-        rng = random.Random(6)
-        tokens = [leaves(4, rng) for _ in range(3)]
-
-        def attended(_):
-            keys, values = {}, {}
-            rows = [microgpt.attention(model, 0, x, keys, values) for x in tokens]
-            return weighted(sum(rows, []))
-
-        inputs = sum(tokens, []) + model.parameters()
-        self.assert_gradients_are_slopes(attended, inputs, "attention", 1e-5)
-        mlp = lambda _: weighted(microgpt.mlp(model, 0, tokens[0]))
-        self.assert_gradients_are_slopes(mlp, inputs, "mlp", 1e-5)
+        loss = lambda _: microgpt.document_loss(model, [4, 0, 1, 4])
+        self.assert_gradients_are_slopes(loss, model.parameters(), "the loss", 1e-5)
 
     def test_every_gradient_of_a_loss_agrees_with_the_second_engine(self):
         shapes = itertools.product((0, 1, 3), (1, 4), ("ab", "abcdabcdab"))
@@ -603,17 +544,16 @@ class TestModel(Facts):
             loss = microgpt.document_loss(model, tokens)
             loss.backward()
             weights = plain_weights(model)
-            expected = plain_loss(weights, model.config, tokens)
+            expected = plain_loss(model, tokens, weights)
             expected.backward()
             self.assert_near(loss.data, expected.data, 1e-12, f"the loss of {text}")
             for name, matrix in weights.items():
-                largest = max(abs(weight.grad) for row in matrix for weight in row)
+                grads = [[weight.grad for weight in row] for row in matrix]
+                largest = max(map(abs, sum(grads, [])))
                 self.assertGreater(largest, 0.0, name)
-                found, plain = (
-                    [[weight.grad / largest for weight in row] for row in rows]
-                    for rows in (model.weights[name], matrix)
-                )
-                self.assert_all_near(found, plain, 1e-12, f"{n_layer}, {n_head}, {text}: {name}")
+                found = [[weight.grad / largest for weight in row] for row in model.weights[name]]
+                expected = [[grad / largest for grad in row] for row in grads]
+                self.assert_all_near(found, expected, 1e-12, f"{n_layer}, {n_head}, {text}: {name}")
 
     def test_one_token_at_a_time_equals_the_formula_over_the_whole_text(self):
         for n_layer, n_head in [(0, 1), (1, 1), (1, 4), (3, 2)]:
@@ -621,13 +561,6 @@ class TestModel(Facts):
             tokens = [4, 0, 1, 2, 0, 3]
             found, expected = logits_of(model, tokens), formula(model, tokens)
             self.assert_all_near(found, expected, 1e-12, f"{n_layer} layers, {n_head} heads")
-
-    def test_no_logit_changes_when_a_later_token_does(self):
-        model = model_of(spread=5.0, n_layer=2)
-        first, second = logits_of(model, [4, 0, 1, 2]), logits_of(model, [4, 0, 3, 2])
-        self.assert_same(first[:2], second[:2])
-        self.assertNotEqual(first[2], second[2])
-        self.assertNotEqual(first[3], second[3])
 
     def test_softmax_is_exp_over_the_sum_of_exp_also_where_exp_would_overflow(self):
         for x in ([0.5, -1.0, 2.0], EQUAL, [-3.0]):
@@ -637,32 +570,7 @@ class TestModel(Facts):
         first = 1 / (1 + math.exp(-1))
         found = numbers(microgpt.softmax([Value(value) for value in LARGE]))
         self.assert_all_near(found, [first, 0.0, 1 - first], 1e-12)
-
-    def test_the_small_functions_at_points_where_one_knows_the_result(self):
-        x = [Value(value) for value in (3.0, -4.0)]  # the mean square is 12.5
-        root = math.sqrt(12.5 + 1e-5)
-        self.assert_all_near(numbers(microgpt.rmsnorm(x)), [3 / root, -4 / root], 1e-15)
-        self.assertEqual(numbers(microgpt.rmsnorm([Value(0.0)] * 3)), ZEROS)
-        self.assertEqual(numbers(microgpt.add(x, [Value(1.0), Value(1.5)])), [4.0, -2.5])
-        found = numbers(microgpt.activation(Value(x)) for x in (-2.0, 0.0, 0.5, 3.0))
-        self.assertEqual(found, [0.0, 0.0, 0.25, 9.0])
-
-    def test_the_gradient_of_cross_entropy_is_probabilities_minus_one_hot(self):
-        logits = leaves(5, random.Random(10), 2.0)
-        microgpt.cross_entropy(logits, 3).backward()
-        expected = numbers(microgpt.softmax(logits))
-        expected[3] -= 1
-        self.assert_all_near([logit.grad for logit in logits], expected, 1e-14)
         self.assertEqual(microgpt.cross_entropy([Value(0.0), Value(5000.0)], 0).data, 5000.0)
-
-    def test_a_loss_is_the_mean_over_the_positions_up_to_the_block_size(self):
-        model = model_of(spread=5.0, block_size=4)
-        tokens = model.tokenizer.encode("abcabd")
-        logits = formula(model, tokens[:4])
-        losses = [
-            math.log(sum(map(math.exp, logits[i]))) - logits[i][tokens[i + 1]] for i in range(4)
-        ]
-        self.assert_near(microgpt.document_loss(model, tokens).data, sum(losses) / 4, 1e-13)
 
     def test_a_long_document_is_neither_walked_through_nor_copied(self):
         looked_at = []
@@ -682,52 +590,36 @@ class TestModel(Facts):
         self.assertEqual(loss, microgpt.document_loss(model, [4] + [0, 1] * 3).data)
         self.assertLessEqual(sum(looked_at), 3 * model.config.block_size)
 
-    def test_an_untrained_model_guesses_nearly_evenly(self):
-        model = model_of(["abcdefghijklmnopqrstuvwxyz"], n_embd=16, n_head=4)
-        loss = microgpt.document_loss(model, model.tokenizer.encode("microgpt")).data
-        self.assertLess(abs(loss - math.log(27)), 0.3)
-
-    def test_the_number_of_parameters_is_that_of_the_formula(self):
-        self.assertEqual(2 * 27 * 16 + 16 * 16 + 12 * 16 * 16, 4192)
-        for vocab, n, block, layers in [(27, 16, 16, 1), (5, 8, 6, 0), (9, 4, 3, 3)]:
-            docs = ["".join(map(chr, range(97, 97 + vocab - 1)))]
-            model = model_of(docs, n_embd=n, block_size=block, n_layer=layers)
-            expected = 2 * vocab * n + block * n + layers * 12 * n * n
-            self.assertEqual(len(model.parameters()), expected)
-        before = len(model.parameters())
-        model.weights["lm_head"] = model.weights["wte"]  # shared, each weight is listed once
-        self.assertEqual(len(model.parameters()), before - vocab * n)
-
     def test_the_limit_of_ten_million_weights_is_exact(self):
-        class FirstDraw(Exception):
-            """The sizes were accepted."""
-
-        rng = mock.Mock()
-        rng.gauss.side_effect = FirstDraw
+        rng = mock.Mock(**{"gauss.side_effect": EOFError})  # the sizes were accepted
         sizes = [  # (n_embd, block_size, n_layer) with 3 tokens, and the sum of their weights
-            ((1, 10**7 - 6, 0), FirstDraw),
+            ((1, 10**7 - 6, 0), EOFError),
             ((1, 10**7 - 5, 0), InputError),
-            ((10, 10**6 - 6 - 120 * 7, 7), FirstDraw),
+            ((10, 10**6 - 6 - 120 * 7, 7), EOFError),
             ((10, 10**6 - 6 - 120 * 7 + 1, 7), InputError),
             ((10, 10, 10**17), InputError),
         ]
         for (n_embd, block_size, n_layer), outcome in sizes:
             config = config_of(n_embd=n_embd, n_head=1, block_size=block_size, n_layer=n_layer)
-            with self.assertRaises(outcome):
-                Model(config, Tokenizer(["ab"]), rng)
+            self.assertRaises(outcome, Model, config, Tokenizer(["ab"]), rng)
 
-    def test_weights_are_drawn_in_the_order_of_the_protocol(self):
+    def test_the_weights_have_the_shapes_and_are_drawn_in_the_order_of_the_protocol(self):
         model = model_of(n_layer=2)
-        names = [f"layer{layer}.{name}" for layer in (0, 1) for name in LAYER]
-        self.assertEqual(list(model.weights), ["wte", "wpe", "lm_head", *names])
+        shapes = {"wte": (5, 8), "wpe": (6, 8), "lm_head": (5, 8)}
+        for layer in ("layer0", "layer1"):
+            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
+                shapes[f"{layer}.{name}"] = (8, 8)
+            shapes.update({f"{layer}.mlp_fc1": (32, 8), f"{layer}.mlp_fc2": (8, 32)})
+        found = {name: (len(matrix), len(matrix[0])) for name, matrix in model.weights.items()}
+        self.assertEqual(list(found.items()), list(shapes.items()))
         rng = random.Random(1)
-        drawn = [rng.gauss(0, 0.08) for _ in model.parameters()]
+        drawn = [rng.gauss(0, 0.08) for _ in range(2 * 5 * 8 + 6 * 8 + 2 * 12 * 8 * 8)]
         self.assert_same(numbers(model.parameters()), drawn, "weights")
+        model.weights["lm_head"] = model.weights["wte"]  # shared, each weight is listed once
+        self.assertEqual(len(model.parameters()), len(drawn) - 5 * 8)
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of Adam and the tokenizer
-# ---------------------------------------------------------------------------------------------
+# --- Facts of Adam and the tokenizer -------------------------------------------------------------
 
 
 class TestAdam(Facts):
@@ -749,13 +641,6 @@ class TestAdam(Facts):
                     theta -= rate * (m / (1 - b1**t)) / (math.sqrt(v / (1 - b2**t)) + eps)
                 self.assert_near(param.data, theta, 1e-14)
 
-    def test_the_first_step_is_the_learning_rate_whatever_the_size_of_the_gradient(self):
-        for grad, moved in [(1e-3, -0.1), (0.5, -0.1), (1e6, -0.1), (-1e-3, 0.1), (0.0, 0.0)]:
-            param = Value(3.0)
-            param.grad = grad
-            Adam([param]).step(0.1)
-            self.assert_near(param.data, 3.0 + moved, 1e-5)
-
     def test_the_learning_rate_falls_in_a_straight_line_and_training_follows_it(self):
         config = config_of(steps=4, learning_rate=0.2)
         expected = [microgpt.learning_rate(config, step) for step in (1, 2, 3, 4)]
@@ -774,14 +659,12 @@ class TestTokenizer(Facts):
         self.assertEqual(tokenizer.encode("hole"), [11, 5, 7, 6, 4, 11])
         self.assertEqual(tokenizer.encode(""), [11, 11])
 
-    def test_decoding_gives_the_text_back(self):
+    def test_decoding_gives_the_text_back_and_an_unknown_character_is_a_clear_error(self):
         text = "naïve 😀 \t 漢字"
         tokenizer = Tokenizer([text])
         self.assertEqual(tokenizer.decode(tokenizer.encode(text)), text)
-
-    def test_an_unknown_character_is_a_clear_error(self):
-        message = r"^'z' is not in the vocabulary$"
-        self.assertRaisesRegex(InputError, message, Tokenizer(["abc"]).encode, "abz")
+        message = "^'z' is not in the vocabulary$"
+        self.assertRaisesRegex(InputError, message, tokenizer.encode, "avz")
 
     def test_a_text_is_encoded_without_a_walk_through_the_vocabulary(self):
         def walk(self):
@@ -795,9 +678,7 @@ class TestTokenizer(Facts):
         self.assertRaises(InputError, tokenizer.encode, "xyz")
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of training
-# ---------------------------------------------------------------------------------------------
+# --- Facts of training ---------------------------------------------------------------------------
 
 WORDS = "abba cab bad dab acid dice bead cede fade deaf beef face".split()
 TEXT = "\n".join(WORDS)
@@ -814,62 +695,20 @@ class Terminal(io.StringIO):
 
 
 class TestTraining(Facts):
-    def losses(self, model, docs):
-        return [microgpt.document_loss(model, model.tokenizer.encode(doc)).data for doc in docs]
-
     def test_a_single_document_is_learned_by_heart(self):
-        model, output = self.main(microgpt, self.file("abracadabra"), "--steps", 150)
-        losses = [float(x) for x in re.findall(r"loss (\d\.\d+)", output)]
-        self.assertGreater(losses[0], 1.3)
-        self.assertLess(losses[-1], 0.1)
+        flags = "--steps 60 --n-embd 8 --n-head 2 --learning-rate 0.05 --samples 1".split()
+        model, output = self.main(microgpt, self.file("abracadabra"), *flags)
+        self.assertRegex(output, r"(?s)step +1 / 60 \| loss 1\..*step +60 / 60 \| loss 0\.0")
         self.assertEqual(microgpt.generate(model, "", 0), "abracadabra")
 
-    def test_the_held_out_documents_do_not_touch_the_weights(self):
-        docs = WORDS * 2
-        order = list(range(len(docs)))
-        random.Random(42).shuffle(order)
-        changed = list(docs)
-        for i in order[-2:]:
-            changed[i] = changed[i][::-1] + "abc"
-        other = list(docs)
-        other[order[0]] = "face"
-        models, outputs = zip(
-            *[
-                self.main(microgpt, self.file("\n".join(d)), "--steps", 24)
-                for d in (docs, changed, other)
-            ]
-        )
-        weights = [numbers(model.parameters()) for model in models]
-        self.assert_same(weights[0], weights[1])
-        self.assertFalse(weights[0] == weights[2])
-        held_out = [re.search("held-out loss .*", output).group() for output in outputs]
-        self.assertNotEqual(held_out[0], held_out[1])
-
     def test_the_documents_are_taken_in_shuffled_order_around_and_around(self):
-        taken = []
         plain = microgpt.document_loss
-
-        def record(model, tokens):
-            taken.append(model.tokenizer.decode(tokens))
-            return plain(model, tokens)
-
-        with mock.patch.object(microgpt, "document_loss", record):
+        with mock.patch.object(microgpt, "document_loss", side_effect=plain) as losses:
             self.main(microgpt, self.file(TEXT), "--steps", 25, "--seed", 7)
+        taken = [model.tokenizer.decode(tokens) for (model, tokens), _ in losses.call_args_list]
         docs = list(WORDS)
         random.Random(7).shuffle(docs)
         self.assertEqual(taken, (docs[:11] * 3)[:25] + docs[11:])
-
-    def test_gradients_adds_those_of_the_steps_document_and_returns_its_loss(self):
-        model = model_of(spread=5.0)
-        sequences = [model.tokenizer.encode(doc) for doc in ("ab", "cd")]
-        found = []
-        for step in (1, 2, 3):
-            loss = microgpt.gradients(model, sequences, step)
-            found.append((loss, [param.grad for param in model.parameters()]))
-        self.assert_same([loss for loss, _ in found], self.losses(model, ("ab", "cd", "ab")))
-        self.assert_all_near(
-            [once + both for once, both in zip(found[0][1], found[1][1])], found[2][1], 1e-12
-        )
 
     def test_a_tenth_of_the_documents_is_held_out_and_at_most_200(self):
         for n_docs, n_held_out in [(9, 0), (10, 1), (19, 1), (20, 2), (2000, 200), (2500, 200)]:
@@ -882,15 +721,14 @@ class TestTraining(Facts):
         docs = WORDS * 2
         model, output = self.main(microgpt, self.file("\n".join(docs)), "--steps", 3)
         random.Random(42).shuffle(docs)
-        loss = sum(self.losses(model, docs[-2:])) / 2
+        sequences = [model.tokenizer.encode(doc) for doc in docs[-2:]]
+        loss = sum(microgpt.document_loss(model, tokens).data for tokens in sequences) / 2
         line = f"held-out loss {loss:.4f}, guessing evenly {math.log(8):.4f}"
         line += f": as unsure as among {math.exp(loss):.1f} equal choices, not 8\n"
         self.assertIn(line, output)
         with mock.patch.object(microgpt, "evaluate", lambda *_: 710.0):  # exp(710) overflows
             _, output = self.main(microgpt, self.file(TEXT), *TINY)
-        self.assertRegex(
-            output, r"held-out loss 710\.0000, .*: as unsure as among \d{305}\.0 equal"
-        )
+        self.assertRegex(output, r"held-out loss 710\.0000, .*: as unsure as among \d{305}\.0 ")
         _, output = self.main(microgpt, self.file("a\n" * 9), *TINY)
         line = "held-out loss unknown (fewer than 10 documents), guessing evenly 0.6931\n"
         self.assertIn(line, output)
@@ -966,36 +804,20 @@ class TestTraining(Facts):
             states.clear()
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of sampling
-# ---------------------------------------------------------------------------------------------
+# --- Facts of sampling ---------------------------------------------------------------------------
 
 
 class TestSampling(Facts):
     def test_probabilities_are_the_softmax_of_logits_over_temperature(self):
-        logits = [Value(x) for x in (1.0, -0.5, 2.0)]
-        for temperature in (0.1, 0.5, 1.0, 3.0):
-            exps = [math.exp(x / temperature) for x in (1.0, -0.5, 2.0)]
-            found = microgpt.probabilities(logits, temperature)
+        logits = [1.0, -0.5, 2.0]
+        for temperature in (0.1, 0.5, 1.0, 3.0, 1e17):
+            exps = [math.exp(x / temperature) for x in logits]
+            found = microgpt.probabilities([Value(x) for x in logits], temperature)
             self.assert_all_near(found, [e / sum(exps) for e in exps], 1e-13)
-
-    def test_temperature_zero_takes_the_likeliest_token_and_a_huge_one_any(self):
         for temperature in (0, 0.0, 1e-320, 1e-5):
             for logits in ([1.0, 3.0, 2.999], [-5.0, -4.0, -900.0]):
                 found = microgpt.probabilities([Value(x) for x in logits], temperature)
                 self.assert_all_near(found, [0.0, 1.0, 0.0], 1e-40)
-        found = microgpt.probabilities([Value(x) for x in (1.0, 3.0)], 1e17)
-        self.assert_all_near(found, [0.5, 0.5], 1e-12)
-
-    def test_sampled_tokens_come_as_often_as_their_probability_says(self):
-        model, rng, n = model_of(spread=12.0, block_size=1), random.Random(11), 4000
-        expected = microgpt.probabilities(microgpt.gpt(model, 4, 0, {}, {}), 1.0)
-        texts = [microgpt.generate(model, "", 1.0, rng) for _ in range(n)]
-        chi_squared = 0.0
-        for text, probability in zip([*model.tokenizer.vocab, ""], expected):
-            chi_squared += (texts.count(text) - n * probability) ** 2 / (n * probability)
-        self.assertGreater(max(expected) / min(expected), 2)
-        self.assertLess(chi_squared, 33.4)  # of 4 degrees of freedom: once in a million runs
 
     def test_one_draw_of_choices_a_token(self):
         model, rng, same = model_of(spread=9.0), random.Random(12), random.Random(12)
@@ -1043,9 +865,7 @@ class TestSampling(Facts):
         self.assertEqual(*texts)
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of the command line
-# ---------------------------------------------------------------------------------------------
+# --- Facts of the command line -------------------------------------------------------------------
 
 TINY = ("--steps", 0, "--samples", 0, "--n-embd", 4, "--n-head", 1)
 NO_TEXT, NOT_UTF8 = "{file} holds no text", "'utf-8' codec can't decode .*"
@@ -1088,9 +908,6 @@ BAD_FLAGS = [  # the flag, its bad values, and what is said
 
 
 class TestCommandLine(Facts):
-    def run_file(self, *argv, **options):
-        return python(HERE / "microgpt.py", *argv, **{"cwd": self.folder, **options})
-
     def assert_error(self, argv, message, status=2):
         """One line on standard error that is just this, the exit status, and no output."""
         with contextlib.redirect_stderr(io.StringIO()) as errors:
@@ -1122,7 +939,7 @@ class TestCommandLine(Facts):
         self.assert_error([path, "another"], "unrecognized arguments: another")
 
     def test_an_error_in_a_process_of_its_own_is_one_line_and_status_2(self):
-        result = self.run_file("missing.txt")
+        result = python(HERE / "microgpt.py", "missing.txt")
         self.assertEqual((result.returncode, result.stdout), (2, ""))
         self.assertRegex(result.stderr, r"\Amicrogpt\.py: error: .*missing\.txt.*\n\Z")
 
@@ -1137,28 +954,24 @@ class TestCommandLine(Facts):
                 self.assert_error([path, "--steps", steps], message, status=1)
 
     def test_odd_but_good_files_work(self):
-        files = {
-            "one document": ("hello", 1, 5),
-            "one character": ("a", 1, 2),
-            "byte-order mark": (b"\xef\xbb\xbfab\nb\n", 2, 3),
-            "crlf": (b"ab\r\n\r\nb\r\n", 2, 3),
-            "old mac": (b"ab\rb", 2, 3),
-            "scripts and emoji": ("привет\nשלום\nनमस्ते\n漢字\n😀👍🏽\n", 5, 22),
-            "tabs and spaces": ("\ta b\n  a\tb  \n", 2, 5),
-            "line separators inside": ("a\u2028b\x0bc\x85d\n", 1, 8),
-            "blank lines": ("\n\na\n\n\nb\n\n", 2, 3),
-        }
-        for name, (content, n_docs, n_vocab) in files.items():
-            _, output = self.main(microgpt, self.file(content), "--steps", 2, "--samples", 1)
-            start = (
-                f"num docs: {n_docs}, 0 held out, 0 cut to the block size\nvocab size: {n_vocab}\n"
-            )
-            self.assertTrue(output.startswith(start), (name, output))
-
-    def test_long_documents_are_cut_and_the_program_says_so(self):
-        path = self.file("abcde" * 200_000 + "\nab\n" + "a" * 15 + "\n" + "a" * 16)
-        _, output = self.main(microgpt, path, "--steps", 4, "--samples", 1)
-        self.assertIn("num docs: 4, 0 held out, 2 cut to the block size", output)
+        long = "abcde" * 200_000 + "\nab\n" + "a" * 15 + "\n" + "a" * 16
+        files = [  # the text, how many documents, how many of them are cut, how many tokens
+            ("hello", 1, 0, 5),
+            ("a", 1, 0, 2),
+            (b"\xef\xbb\xbfab\nb\n", 2, 0, 3),
+            (b"ab\r\n\r\nb\r\n", 2, 0, 3),
+            (b"ab\rb", 2, 0, 3),
+            ("привет\nשלום\nनमस्ते\n漢字\n😀👍🏽\n", 5, 0, 22),
+            ("\ta b\n  a\tb  \n", 2, 0, 5),
+            ("a\u2028b\x0bc\x85d\n", 1, 0, 8),  # only what ends a line in a file ends a document
+            ("\n\na\n\n\nb\n\n", 2, 0, 3),
+            (long, 4, 2, 6),
+        ]
+        for content, n_docs, n_cut, n_vocab in files:
+            _, output = self.main(microgpt, self.file(content), "--steps", 4, "--samples", 1)
+            start = f"num docs: {n_docs}, 0 held out, {n_cut} cut to the block size\n"
+            start += f"vocab size: {n_vocab}\n"
+            self.assertTrue(output.startswith(start), (content[:20], output))
 
     def test_the_smallest_and_the_largest_numbers_are_accepted(self):
         path, most = self.file("ab\nba\n"), 10**18 - 1
@@ -1174,28 +987,13 @@ class TestCommandLine(Facts):
             _, output = self.main(microgpt, path, *flags, "--learning-rate", 9e17)
         self.assertIn("sample  1: ", output)
 
-    def test_what_is_printed_and_in_which_order(self):
-        _, output = self.main(microgpt, self.file(TEXT), "--steps", 120, "--samples", 3)
-        step = r"step {:4d} / 120 \| loss \d\.\d{{4}} \| last 100 \d\.\d{{4}} "
-        step += r"\| +\d+\.\d ms/step \| +\d+ s left\n"
-        self.assertRegex(
-            output,
-            r"\Anum docs: 12, 1 held out, 0 cut to the block size\n"
-            r"vocab size: 8\nnum params: 3584\n"
-            + "".join(map(step.format, (1, 100, 120)))
-            + r"held-out loss \d\.\d{4}, guessing evenly 2\.0794: as unsure as .*, not 8\n"
-            r"sample  1: \w*\nsample  2: \w*\nsample  3: \w*\n"
-            r"not in the file: [0-3] of 3\n\Z",
-        )
-
     def test_the_samples_that_are_not_in_the_file_are_counted(self):
-        texts = iter(["", "cab", "new", "acid", "newer", ""])
-        with mock.patch.object(microgpt, "generate", lambda *_: next(texts)):
-            _, output = self.main(microgpt, self.file(TEXT), "--steps", 0, "--samples", 5)
-        self.assertIn("not in the file: 2 of 5\n", output)
-        flags = ["--steps", 150, "--temperature", 0, "--samples", 3]  # a cut document is no news
-        _, output = self.main(microgpt, self.file("the quick brown fox jumps"), *flags)
-        self.assertIn("sample  3: the quick brown \nnot in the file: 0 of 3\n", output)
+        texts = ["", "cab", "new", "the quick brown ", "newer"]  # one is how a long one is cut
+        path = self.file(f"{TEXT}\nthe quick brown fox jumps")
+        with mock.patch.object(microgpt, "generate", side_effect=texts):
+            _, output = self.main(microgpt, path, "--steps", 0, "--samples", 5)
+        self.assertIn("sample  3: new\nsample  4: the quick brown \nsample  5: newer\n", output)
+        self.assertTrue(output.endswith("\nnot in the file: 2 of 5\n"), output)
 
     def test_every_sample_begins_with_the_prompt_and_takes_the_temperature(self):
         flags = ["--steps", 9, "--prompt", "fa", "--temperature", 1e17]
@@ -1213,23 +1011,14 @@ class TestCommandLine(Facts):
     def test_run_takes_any_object_with_the_attributes(self):
         settings = vars(config_of(steps=2, samples=1, file=str(self.file(TEXT))))
         named_tuple = collections.namedtuple("Config", settings)(**settings)
-        for config in (
-            named_tuple,
-            type("Config", (), settings),
-            types.SimpleNamespace(**settings),
-        ):
+        for config in (named_tuple, type("Config", (), settings)):
             model, output = self.quiet(microgpt.run, config)
             self.assertIs(model.config, config)
             self.assertIn("\nnot in the file: ", output)
 
     def test_import_is_silent_and_changes_nothing(self):
-        code = (
-            "import gc, random, sys\n"
-            "def state(): return random.getstate(), gc.isenabled(), sys.getrecursionlimit()\n"
-            "before = state()\n"
-            "import microgpt\n"
-            "assert state() == before"
-        )
+        state = "(random.getstate(), gc.isenabled(), sys.getrecursionlimit())"
+        code = f"import gc, random, sys; x = {state}; import microgpt; assert x == {state}"
         result = python("-c", code, cwd=HERE)
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
 
@@ -1247,26 +1036,23 @@ class TestCommandLine(Facts):
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertRegex(result.stdout, r"(?s)num docs: 2,.*step +3 / 3 .*sample 20: ")
 
-    def test_python_i_leaves_a_trained_model_at_the_prompt(self):
-        flags = ["-i", HERE / "microgpt.py", self.file("ab\nba\n"), *TINY]
-        result = python(*flags, input="print(len(model.weights))\n")
-        self.assertIn("9", result.stdout.split("not in the file")[1].split())
-
-    def test_from_another_folder_with_an_empty_environment(self):
+    def test_python_i_in_another_folder_with_an_empty_environment_leaves_a_trained_model(self):
         self.file(SOURCE, "microgpt.py")
         self.file("ab\nba\n", "names.txt")
         (self.folder / "elsewhere").mkdir()
-        script = pathlib.Path("..") / "microgpt.py"
-        result = python(script, *TINY, cwd=self.folder / "elsewhere", env=bare_environment())
-        self.assertEqual((result.returncode, result.stderr), (0, ""))
-        self.assertIn("num docs: 2,", result.stdout)
+        argv = ["-i", pathlib.Path("..") / "microgpt.py", *TINY]
+        options = {"cwd": self.folder / "elsewhere", "env": bare_environment()}
+        result = python(*argv, **options, input="print(len(model.weights))\n")
+        self.assertTrue(result.stdout.startswith("num docs: 2,"), result)
+        self.assertIn("9", result.stdout.split("not in the file")[1].split())
 
-    def test_each_line_is_printed_at_once(self):
+    def test_each_line_is_printed_at_once_and_what_cannot_be_shown_is_a_question_mark(self):
         stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-        with mock.patch.object(sys, "stdout", stream):
-            microgpt.main([str(self.file("ab\nba\n")), *map(str, TINY)])
+        flags = ["--steps", "0", "--samples", "2", "--prompt", "é"]
+        with contextlib.redirect_stdout(stream):
+            microgpt.main([str(self.file("éé\nçé\n")), *flags])
         self.assertTrue(stream.line_buffering)
-        self.assertIn(b"num docs: 2,", stream.buffer.getvalue())
+        self.assertRegex(stream.buffer.getvalue().decode("ascii"), r"sample  1: \?")
 
     def test_a_standard_output_that_can_only_write_or_is_not_there_is_enough(self):
         argv, written = [str(self.file("ab\nba\n")), "--steps", "2", "--samples", "1"], []
@@ -1275,14 +1061,6 @@ class TestCommandLine(Facts):
             with contextlib.redirect_stdout(stdout):
                 self.assertIsInstance(microgpt.main(argv), Model)
         self.assertRegex("".join(written), r"(?s)step +2 / 2 .*not in the file")
-
-    def test_a_terminal_that_cannot_print_the_characters_shows_question_marks(self):
-        path = self.file("éé\nçé\n")
-        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-        argv = (path, "--steps", 0, "--samples", 2, "--prompt", "é")
-        result = self.run_file(*argv, env=environment)
-        self.assertEqual((result.returncode, result.stderr), (0, ""))
-        self.assertRegex(result.stdout, r"sample  1: \?")
 
     def test_a_broken_pipe_is_replaced_by_the_null_device(self):
         with open(self.file("", "output"), "w") as output:
@@ -1331,28 +1109,20 @@ class TestCommandLine(Facts):
         for width in (40, 78, 80, 81, 200):
             ours, theirs = pty.openpty()
             fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-            argv = [HERE / "microgpt.py", path, "--steps", 10**17, "--samples", 1, "--n-embd", 4]
+            argv = [HERE / "microgpt.py", path, "--steps", 30, "--samples", 1, "--n-embd", 4]
             process = self.start(*argv, stdout=theirs, stderr=theirs, env=environment)
             os.close(theirs)
             shown = b""
             with contextlib.suppress(OSError):  # as Linux ends a terminal
-                while True:
-                    piece = os.read(ours, 4096)
-                    if not piece:
-                        break
-                    if shown.count(b"\r") < 20 <= (shown + piece).count(b"\r"):
-                        process.send_signal(signal.SIGINT)
+                for piece in iter(lambda: os.read(ours, 4096), b""):
                     shown += piece
             os.close(ours)
             self.assertEqual(process.wait(), 0, shown)
             lines = shown.decode().split("\r\n")
             [rewritten] = [line for line in lines if line.startswith("step ")]
-            *steps, cut = rewritten.replace("^C", "").split("\r")
-            self.assertEqual(
-                [int(step.split()[1]) for step in steps], list(range(1, len(steps) + 1))
-            )
+            steps = rewritten.split("\r")
+            self.assertEqual([int(step.split()[1]) for step in steps], list(range(1, 31)))
             self.assertEqual({len(step) for step in steps}, {width - 1})
-            self.assertEqual(cut, "")
 
 
 def bare_environment():
@@ -1360,9 +1130,7 @@ def bare_environment():
     return {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of the files
-# ---------------------------------------------------------------------------------------------
+# --- Facts of the files --------------------------------------------------------------------------
 
 
 class TestFiles(Facts):
@@ -1391,23 +1159,28 @@ class TestFiles(Facts):
 
     def test_every_link_into_the_readme_leads_to_a_heading(self):
         text = re.sub(r"(?ms)^```.*?^```$", "", README)
-        places = set(re.findall(r'(?:id|name)="(.*?)"', text))
+        places, seen = [], collections.Counter()
         for heading in re.findall(r"(?m)^#+ (.*)$", text):  # as GitHub makes its anchors
-            places.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
+            anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+            places.append(f"{anchor}-{seen[anchor]}" if seen[anchor] else anchor)
+            seen[anchor] += 1
         links = set(re.findall(r"\]\(#(.*?)\)", text))
         self.assertGreater(len(links), 0)
-        self.assertEqual(links - places, set())
+        self.assertEqual(links - set(places), set())
 
     def test_the_example_of_importing_runs(self):
         block = re.search(r"(?ms)^```python\n(import microgpt\n.*?)^```$", README).group(1)
         _, printed = self.quiet(exec, block, {})
-        self.assertTrue(printed.startswith("0.0 -6.0\nnum docs: "), printed)
+        shown = re.search(r"print\(.*\) +# (.*)\n", block).group(1)
+        self.assertTrue(printed.startswith(f"{shown}\nnum docs: "), printed)
 
     def test_the_readme_shows_what_the_program_prints(self):
         block = re.search(r"(?ms)^```text\n(num docs.*?)^```$", README).group(1)
         result = python(HERE / "microgpt.py", cwd=self.folder, env=bare_environment())
         self.assertEqual((result.returncode, result.stderr), (0, ""))
-        self.assertEqual(masked(result.stdout), masked(block))
+        lines = masked(block).splitlines(keepends=True)
+        shown = "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in lines)
+        self.assertRegex(masked(result.stdout), rf"\A{shown}\Z")
         self.assertRegex(block, r"\d ms/step \| +\d+ s left")
 
     def test_the_flags_of_the_readme_are_those_that_help_explains(self):
@@ -3565,114 +3338,6 @@ def awkward_lines():
 
 
 # ---------------------------------------------------------------------------------------------
-# The benchmark: printed, never asserted, since machines differ
-# ---------------------------------------------------------------------------------------------
-
-
-class Ours:
-    """microgpt.py on one model: forward, backward and update, each to be timed."""
-
-    collector_off = True  # as in `train`
-
-    def __init__(self, model):
-        self.model, self.optimizer = model, Adam(model.parameters())
-
-    def loss(self, tokens):
-        return microgpt.document_loss(self.model, tokens)
-
-    def update(self):
-        self.optimizer.step(0.01)
-        for param in self.optimizer.params:
-            param.grad = 0.0
-
-    def step(self, tokens):
-        """The milliseconds of forward, backward and update, and the loss."""
-        if self.collector_off and sys.implementation.name == "cpython":
-            gc.disable()
-        times = [time.perf_counter()]
-        loss = self.loss(tokens)
-        times.append(time.perf_counter())
-        loss.backward()
-        times.append(time.perf_counter())
-        self.update()
-        times.append(time.perf_counter())
-        gc.enable()
-        return [1000 * (end - start) for start, end in zip(times, times[1:])], loss.data
-
-
-class Textbook(Ours):
-    """The second engine on the same weights, updated by the same rule."""
-
-    collector_off = False  # as the ancestors run
-
-    def __init__(self, model):
-        self.config, self.weights = model.config, plain_weights(model)
-        rows = itertools.chain.from_iterable(self.weights.values())
-        self.optimizer = Adam(list(itertools.chain.from_iterable(rows)))
-
-    def loss(self, tokens):
-        # As in the ancestor's loop, the last graph lives until the next one is there.
-        self.last_loss = plain_loss(self.weights, self.config, tokens)
-        return self.last_loss
-
-
-def names_model(**changes):
-    """The default model on the shuffled names, but for some changes; and the names' tokens."""
-    config = config_of(**changes)
-    docs = microgpt.read_docs(HERE / "names.txt")
-    rng = random.Random(config.seed)
-    rng.shuffle(docs)
-    model = Model(config, Tokenizer(docs), rng)
-    return model, [model.tokenizer.encode(doc) for doc in docs]
-
-
-def multiply_adds(config, vocab_size, tokens):
-    """Those of the matrices and of attention: once forward, and backward once for each factor."""
-    n, positions = config.n_embd, min(config.block_size, len(tokens) - 1)
-    matrices = positions * (12 * n * n * config.n_layer + vocab_size * n)
-    looks = positions * (positions + 1) // 2
-    return 3 * (matrices + looks * 2 * n * config.n_layer)
-
-
-def bare_loop(count):
-    """The milliseconds of a plain loop over so many scalar multiply-adds."""
-    xs, ws, result = [0.5] * count, [0.25] * count, 0.0
-    start = time.perf_counter()
-    for x, w in zip(xs, ws):
-        result += x * w
-    return 1000 * (time.perf_counter() - start)
-
-
-def peak_megabytes(action):
-    """What Python holds at the peak of an action, beyond what it held before."""
-    try:
-        import tracemalloc
-    except ImportError:  # as on PyPy
-        return math.nan
-    gc.collect()
-    tracemalloc.start()
-    try:
-        action()
-        return tracemalloc.get_traced_memory()[1] / 1e6
-    finally:
-        tracemalloc.stop()
-
-
-def least_and_middle(times):
-    return f"{min(times):.1f} / {statistics.median(times):.1f}"
-
-
-def print_row(*cells):
-    print("| " + " | ".join(map(str, cells)) + " |")
-
-
-def print_table(*heading):
-    print()
-    print_row(*heading)
-    print_row(*("---" for _ in heading))
-
-
-# ---------------------------------------------------------------------------------------------
 # The ladder
 # ---------------------------------------------------------------------------------------------
 
@@ -3708,14 +3373,97 @@ def climb(*flags):
         print_row(name, f"`{rung_flags}`" if rung_flags else "", loss)
 
 
+# --- The benchmark: printed, never asserted, since machines differ -------------------------------
+
 LETTERS = ["abcdefghijklmnopqrstuvwxyz"]
 
 
+class Engine:
+    """microgpt.py or the plain engine on the weights of a model, to be timed step by step."""
+
+    def __init__(self, model, plain=False):
+        self.model, self.plain = model, plain
+        self.weights = plain_weights(model) if plain else model.weights
+        params = [param for matrix in self.weights.values() for row in matrix for param in row]
+        self.optimizer = Adam(params)
+
+    def step(self, tokens):
+        """The milliseconds of forward, backward and update, and the loss."""
+        collector_on = contextlib.nullcontext  # as the ancestors run
+        with collector_on() if self.plain else microgpt.without_collector():
+            times = [time.perf_counter()]
+            if self.plain:  # as in their loops, the last graph lives until the next one is there
+                self.graph = loss = plain_loss(self.model, tokens, self.weights)
+            else:
+                loss = microgpt.document_loss(self.model, tokens)
+            times.append(time.perf_counter())
+            loss.backward()
+            times.append(time.perf_counter())
+            self.optimizer.step(0.01)
+            for param in self.optimizer.params:
+                param.grad = 0.0
+            times.append(time.perf_counter())
+        return [1000 * (end - start) for start, end in zip(times, times[1:])], loss.data
+
+
+def full_model(module=microgpt, **config):
+    """A model of the default sizes, but for some changes."""
+    sizes = {"n_embd": 16, "n_head": 4, "block_size": 16, **config}
+    return model_of(LETTERS, seed=42, module=module, **sizes)
+
+
+def names_tokens(count):
+    docs = microgpt.read_docs(HERE / "names.txt")
+    random.Random(42).shuffle(docs)
+    return [Tokenizer(LETTERS).encode(doc) for doc in docs[:count]]
+
+
+def multiply_adds(config, vocab_size, tokens):
+    """Those of the matrices and of attention: once forward, and backward once for each factor."""
+    n, positions = config.n_embd, min(config.block_size, len(tokens) - 1)
+    matrices = positions * (12 * n * n * config.n_layer + vocab_size * n)
+    looks = positions * (positions + 1) // 2
+    return 3 * (matrices + looks * 2 * n * config.n_layer)
+
+
+def bare_loop(count):
+    """The milliseconds of a plain loop over so many scalar multiply-adds."""
+    xs, ws, result = [0.5] * count, [0.25] * count, 0.0
+    start = time.perf_counter()
+    for x, w in zip(xs, ws):
+        result += x * w
+    return 1000 * (time.perf_counter() - start)
+
+
+def peak_megabytes(action, *args):
+    """What Python holds at the peak of an action, beyond what it held before."""
+    if sys.implementation.name != "cpython":
+        return math.nan
+    import tracemalloc
+
+    gc.collect()
+    tracemalloc.start()
+    action(*args)
+    peak = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    return peak
+
+
+def print_row(*cells):
+    print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def print_table(*heading):
+    print()
+    print_row(*heading)
+    print_row(*("---" for _ in heading))
+
+
 def benchmark_steps(rounds=4, documents=8):
-    model, sequences = names_model()
-    engines = {"`microgpt.py`": Ours(model), "the plain engine": Textbook(model)}
+    model = full_model()
+    engines = {"`microgpt.py`": Engine(model), "the plain engine": Engine(model, plain=True)}
     times, floor = {name: [] for name in engines}, []
-    for tokens in sequences[:documents] * rounds:
+    for tokens in names_tokens(documents) * rounds:
         losses = []
         for name, engine in engines.items():
             parts, loss = engine.step(tokens)
@@ -3723,59 +3471,51 @@ def benchmark_steps(rounds=4, documents=8):
             losses.append(loss)
         assert abs(losses[0] - losses[1]) < 1e-9, losses
         floor.append(bare_loop(multiply_adds(model.config, 27, tokens)))
+    least_and_middle = lambda column: f"{min(column):.1f} / {statistics.median(column):.1f}"
     print_table("ms a step, least / median", "forward", "backward", "update", "together")
     for name, rows in times.items():
         print_row(name, *map(least_and_middle, zip(*rows)))
-    medians = [list(map(statistics.median, zip(*rows))) for rows in times.values()]
-    print_row("times faster", *(f"{slow / fast:.1f}" for fast, slow in zip(*medians)))
+    fast, slow = ([statistics.median(column) for column in zip(*rows)] for rows in times.values())
+    print_row("times faster", *(f"{slow[i] / fast[i]:.1f}" for i in range(4)))
     print_row("a bare loop over the multiply-adds", "", "", "", least_and_middle(floor))
 
 
 def benchmark_memory():
-    tokens = Tokenizer(LETTERS).encode("maximiliane")
+    def two_steps(plain):
+        engine = Engine(full_model(), plain)
+        for _ in range(2):
+            engine.step(Tokenizer(LETTERS).encode("maximiliane"))
 
-    def two_steps(engine):
-        contestant = engine(Model(config_of(), Tokenizer(LETTERS), random.Random(1)))
-        contestant.step(tokens)
-        contestant.step(tokens)
-
-    ours, plain = (peak_megabytes(lambda: two_steps(engine)) for engine in (Ours, Textbook))
+    ours, plain = peak_megabytes(two_steps, False), peak_megabytes(two_steps, True)
     print_table("peak memory of two steps on a name of 11 letters", "MB")
     print_row("`microgpt.py`", f"{ours:.1f}")
     print_row("the plain engine", f"{plain:.1f}")
     print_row("times less", f"{plain / ours:.1f}")
 
 
-GROWTH = [  # what is changed, and the document's length
-    (dict(n_embd=16), 10),
-    (dict(n_embd=32), 10),
-    (dict(n_embd=64), 10),
-    (dict(n_layer=1), 10),
-    (dict(n_layer=2), 10),
-    (dict(n_layer=4), 10),
-    (dict(n_layer=8), 10),
-    (dict(block_size=16), 100),
-    (dict(block_size=64), 100),
-    (dict(n_layer=12, block_size=64), 100),
-]
+GROWTH = (  # what is changed: the document's length
+    [({"n_embd": n}, 10) for n in (16, 32, 64)]
+    + [({"n_layer": n}, 10) for n in (1, 2, 4, 8)]
+    + [({"block_size": n}, 100) for n in (16, 64)]
+    + [({"n_layer": 12, "block_size": 64}, 100)]
+)
 
 
 def benchmark_growth():
     print_table("changed", "multiply-adds", "ms a step", "ns for each", "peak MB")
     for changes, length in GROWTH:
-        model = Model(config_of(**changes), Tokenizer(LETTERS), random.Random(1))
-        tokens = model.tokenizer.encode((LETTERS[0] * 4)[:length])
-        engine, count = Ours(model), multiply_adds(model.config, 27, tokens)
+        engine = Engine(full_model(**changes))
+        tokens = Tokenizer(LETTERS).encode((LETTERS[0] * 4)[:length])
+        count = multiply_adds(engine.model.config, 27, tokens)
         repeats = max(2, min(20, 6_000_000 // count))
         least = min(sum(engine.step(tokens)[0]) for _ in range(repeats))
-        peak = peak_megabytes(lambda: engine.step(tokens))
+        peak = peak_megabytes(engine.step, tokens)
         name = ", ".join(f"`--{name.replace('_', '-')} {n}`" for name, n in changes.items())
         print_row(name, f"{count:,}", f"{least:.1f}", f"{1e6 * least / count:.0f}", f"{peak:.1f}")
 
 
 def benchmark_generation(texts=40):
-    model, _ = names_model()
-    rng = random.Random(1)
+    model, rng = full_model(), random.Random(1)
     start = time.perf_counter()
     letters = sum(len(microgpt.generate(model, "", 1.0, rng)) for _ in range(texts))
     seconds = time.perf_counter() - start
@@ -3783,65 +3523,47 @@ def benchmark_generation(texts=40):
     print_row("a token", f"{1000 * seconds / (letters + texts):.2f}")
 
 
-IDEAS = [  # each idea of microgpt.py undone, or one that did not stay tried: the text's change
-    (
-        "a node for each + and * of a dot product",
+IDEAS = {  # each idea of microgpt.py undone, or one that did not stay tried: the text's change
+    "a node for each + and * of a dot product": (
         "    a_data = [value.data for value in a]\n",
         "    return sum(x * y for x, y in zip(a, b))\n",
     ),
-    ("the collector left on", "        gc.disable()\n", "        pass\n"),
-    ("gradients of 0 passed on", "            if value.grad:", "            if True:"),
-    (
-        "leaves looked for and sorted, too",
-        "for i in value.inputs if i.inputs}",
-        "for i in value.inputs}",
+    "the collector left on": ("        gc.disable()\n", "        pass\n"),
+    "gradients of 0 passed on": ("            if value.grad:", "            if True:"),
+    "leaves looked for and sorted, too": (
+        " for i in value.inputs if i.inputs}",
+        " for i in value.inputs}",
     ),
-    (
-        "(tried) the graph searched with a stack, not level by level",
-        "        reached, level = {self}, {self}\n        while level:\n",
-        "        reached, stack, level = {self}, [self], ()\n"
-        "        while stack:\n"
-        "            for i in stack.pop().inputs:\n"
-        "                if i.inputs and i not in reached:\n"
-        "                    reached.add(i)\n"
-        "                    stack.append(i)\n"
-        "        while level:\n",
-    ),
-    (
-        "(tried) the data of x gathered once for all rows",
+    "(tried) the data of x gathered once for all rows": (
         "    return [dot(row, x) for row in w]\n",
-        "    x, out = tuple(x), []\n"
-        "    x_data = [value.data for value in x]\n"
+        "    x_data, out = [value.data for value in x], []\n"
         "    for row in w:\n"
         "        row_data = [value.data for value in row]\n"
         "        total = sum(map(operator.mul, row_data, x_data))\n"
         "        out.append(Value(total, (*row, *x), x_data + row_data))\n"
         "    return out\n",
     ),
-    (
-        "(tried) softmax with one node for each share",
+    "(tried) softmax with one node for each share": (
         "    return [(xi - log_total).exp() for xi in x]\n",
         "    shares = [(xi, math.exp(xi.data - log_total.data)) for xi in x]\n"
         "    return [Value(share, (xi, log_total), (share, -share)) for xi, share in shares]\n",
     ),
-    (
-        "(tried) the activation as one node",
+    "(tried) the activation as one node": (
         "    return x.relu() ** 2\n",
         "    positive = max(x.data, 0.0)\n"
         "    return Value(positive * positive, (x,), (2 * positive,))\n",
     ),
-    (
-        "(tried) `math.sumprod`, where there is one",
+    "(tried) `math.sumprod`, where there is one": (
         "sum(map(operator.mul, a_data, b_data))",
         "math.sumprod(a_data, b_data)",
     ),
-]
+}
 
 
 def changed_sources():
     """The text of microgpt.py with each of the ideas changed, by their names."""
     sources = {}
-    for name, old, new in IDEAS:
+    for name, (old, new) in IDEAS.items():
         assert SOURCE.count(old) == 1, old
         if "sumprod" not in new or hasattr(math, "sumprod"):
             sources[name] = SOURCE.replace(old, new)
@@ -3852,9 +3574,8 @@ def benchmark_ideas(rounds=30):
     runs = {}
     for name, source in {"as it is": SOURCE, **changed_sources()}.items():
         module = module_of(source)
-        model = model_of(LETTERS, 1.0, 42, module, n_embd=16, n_head=4, block_size=16, steps=1)
-        runs[name] = module, model, []
-    for tokens in names_model()[1][:rounds]:
+        runs[name] = module, full_model(module, steps=1), []
+    for tokens in names_tokens(rounds):
         for module, model, times in runs.values():
             start = time.perf_counter()
             with module.without_collector():
@@ -3863,7 +3584,7 @@ def benchmark_ideas(rounds=30):
     least = runs["as it is"][2]
     print_table("changed", "ms a step, median", "times as it is")
     for name, (_, _, times) in runs.items():
-        ratio = statistics.median(a / b for a, b in zip(times, least))
+        ratio = statistics.median(changed / now for changed, now in zip(times, least))
         print_row(name, f"{statistics.median(times):.1f}", f"{ratio:.2f}")
 
 
