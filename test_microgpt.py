@@ -183,7 +183,8 @@ def formula(model, tokens, activation=relu_squared, rotary=False, weights=None):
                 found[now].append(sum(shares[then] * v[then][j] for then in past))
         return dense(found, f"{layer}.attn_wo")
 
-    x = add([weights["wte"][token] for token in tokens], weights["wpe"])
+    x = [weights["wte"][token] for token in tokens]
+    x = add(x, weights["wpe"]) if "wpe" in weights else x
     if "final_norm" not in weights:
         x = norm(x, "embedding_norm")
     for layer in (f"layer{i}" for i in range(model.config.n_layer)):
@@ -1310,85 +1311,175 @@ class TestLadder(Facts):
 
 
 # ---------------------------------------------------------------------------------------------
+# The recipes: what goes together, and in which order
+# ---------------------------------------------------------------------------------------------
+
+run_main = Facts.main  # until all tests use the new name
+
+MODELS = {  # recipe: (activation, rotary positions, parameters at the default sizes, 27 tokens)
+    "ReLU": (relu, False, 4192),
+    "GELU": (gelu, False, 4192),
+    "LayerNorm": (relu_squared, False, 4192 + 2 * 16 * 3),
+    "biases": (relu_squared, False, 4192 + 9 * 16),
+    "weight tying": (relu_squared, False, 4192 - 27 * 16),
+    "dropout": (relu_squared, False, 4192),
+    "RoPE": (relu_squared, True, 4192 - 16 * 16),
+    "GPT-2": (gelu, False, 4192 + 2 * 16 * 3 + 9 * 16 - 27 * 16),
+}
+EXCLUDED = {  # recipe: those that do the same in another way, or are part of it
+    "ReLU": ["GELU", "GPT-2"],
+    "GPT-2": ["GELU", "LayerNorm", "biases", "weight tying"],
+    "all cores": ["mini-batches"],
+}
+NEEDED = {"fine-tuning": "save and load"}
+ABOVE = {  # recipe: those that must stand above it
+    "gradients": ["mini-batches", "all cores"],
+    "all cores": ["dropout", "continue"],
+    "save and load": ["continue"],
+    "fine-tuning": set(readme_blocks("recipe")) - {"fine-tuning"},
+}
+
+
+def arranged(names):
+    """These recipes in an order that works. Raises ValueError, in words, where there is none."""
+    known = {name.casefold(): name for name in readme_blocks("recipe")}
+    for name in names:
+        if name.casefold() not in known:
+            raise ValueError(f"no recipe {name!r}, only {', '.join(known.values())}")
+    asked = {name.casefold() for name in names}
+    left = [name for folded, name in known.items() if folded in asked]
+    for name in left:
+        for other in EXCLUDED.get(name, ()):
+            if other in left:
+                raise ValueError(f"{name} and {other} exclude each other")
+        if NEEDED.get(name, name) not in left:
+            raise ValueError(f"{name} needs {NEEDED[name]}")
+    order = []
+    while left:
+        order.append(next(name for name in left if not set(ABOVE.get(name, ())) & set(left)))
+        left.remove(order[-1])
+    return order
+
+
+def write(path="", *names):
+    """Write that script of the README, or microgpt.py with these recipes. Overwrites nothing."""
+    scripts = readme_blocks("script")
+    try:
+        if not path or not names and os.path.basename(path) not in scripts:
+            raise ValueError(f"name one of {', '.join(scripts)}, or a new file and its recipes")
+        text = pasted(*arranged(names)) if names else scripts[os.path.basename(path)]
+        with open(path, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except (ValueError, OSError) as error:
+        print(f"test_microgpt.py --write: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"written: {path}{' with ' if names else ''}{', '.join(arranged(names))}")
+
+
+def lines_of_code(source):
+    """How many lines hold code: no comments, docstrings or blank lines."""
+    layout, lines = "COMMENT NL NEWLINE INDENT DEDENT ENDMARKER".split(), set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        docstring = token.string.startswith('"""')
+        if tokenize.tok_name[token.type] not in layout and not docstring:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines)
+
+
+class TestWrite(Facts):
+    def write(self, name, *recipes):
+        """What is written, or else what is complained of."""
+        complaint = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(complaint):
+                self.quiet(write, str(self.folder / name), *recipes)
+        except SystemExit as error:
+            self.assertEqual(error.code, 2)
+            return complaint.getvalue()
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def test_scripts_and_recipes_are_written_in_an_order_that_works(self):
+        for name, script in readme_blocks("script").items():
+            self.assertEqual(self.write(name), script)
+        for number, (recipes, order) in enumerate(
+            (
+                (["layernorm"], ["LayerNorm"]),
+                (["DROPOUT", "relu"], ["ReLU", "dropout"]),
+                (["gradients", "all cores", "dropout"], ["dropout", "all cores", "gradients"]),
+                (["save and load", "continue"], ["continue", "save and load"]),
+                (
+                    ["fine-tuning", "RoPE", "save and load"],
+                    ["RoPE", "save and load", "fine-tuning"],
+                ),
+            )
+        ):
+            self.assertEqual(self.write(f"{number}.py", *recipes), pasted(*order))
+        result = python(HERE / "test_microgpt.py", "--write", "mine.py", "RoPE", cwd=self.folder)
+        self.assertEqual((result.returncode, result.stderr), (0, ""))
+        self.assertEqual(result.stdout, "written: mine.py with RoPE\n")
+
+    def test_what_does_not_work_is_refused_in_words(self):
+        self.file("mine", "there.py")
+        for recipes, words in (
+            (["ReLU", "GELU"], "ReLU and GELU exclude each other"),
+            (["biases", "GPT-2"], "GPT-2 and biases exclude each other"),
+            (["mini-batches", "all cores"], "all cores and mini-batches exclude each other"),
+            (["fine-tuning"], "fine-tuning needs save and load"),
+            (["ReLU", "rélu"], "no recipe 'rélu', only ReLU, GELU, LayerNorm, "),
+            ([], "name one of numpy_gpt.py, torch_gpt.py, gpt2.py, or a new file"),
+        ):
+            self.assertIn(words, self.write("new.py", *recipes))
+            self.assertFalse((self.folder / "new.py").exists())
+        self.assertIn("there.py", self.write("there.py", "ReLU"))
+        self.assertEqual((self.folder / "there.py").read_text(), "mine")
+        self.assertEqual(python(HERE / "test_microgpt.py", "--write").returncode, 2)
+
+    def test_the_recipes_are_short(self):
+        lines = sorted(lines_of_code(block) for block in readme_blocks("recipe").values())
+        self.assertLessEqual(statistics.median(lines), 10)
+
+
+# ---------------------------------------------------------------------------------------------
 # Facts of the recipes that change the model
 # ---------------------------------------------------------------------------------------------
 
+TOGETHER = "GELU,LayerNorm,biases,weight tying,dropout,RoPE".split(",")
+TOKENS = [3, 0, 2, 2, 1]
 
-run_main, plain_logits = Facts.main, formula  # until all recipes' tests use the new names
+
+def moved(*recipes, **config):
+    """A program and a small model of it, of which each parameter, gains and biases too, moved."""
+    module, rng = program(*recipes), random.Random(5)
+    config = {"n_layer": 2, "block_size": 5, **config}
+    model = model_of(["abc"], module=module, seed=5, **config)
+    for param in model.parameters():
+        param.data += rng.gauss(0, 0.4)
+    return module, model
 
 
-class TestModelRecipes(unittest.TestCase):
-    """The recipes that change the model, each against its formula, its gradients, its promise."""
+def weights_of(model):
+    return {name: [numbers(row) for row in matrix] for name, matrix in model.weights.items()}
 
-    # recipe: (activation, rotary positions, parameters at the default sizes with 27 tokens)
-    RECIPES = {
-        "ReLU": (relu, False, 4192),
-        "GELU": (gelu, False, 4192),
-        "LayerNorm": (relu_squared, False, 4192 + 2 * 16 * 3),
-        "biases": (relu_squared, False, 4192 + 9 * 16),
-        "weight tying": (relu_squared, False, 4192 - 27 * 16),
-        "dropout": (relu_squared, False, 4192),
-        "RoPE": (relu_squared, True, 4192 - 16 * 16),
-        "GPT-2": (gelu, False, 4192 + 2 * 16 * 3 + 9 * 16 - 27 * 16),
-    }
 
-    TOGETHER = ["GELU", "LayerNorm", "biases", "weight tying", "dropout", "RoPE"]
+def grads_of(model):
+    return [param.grad for param in model.parameters()]
 
-    def model(self, module, untrained=False, letters="abc", **sizes):
-        """A small model; unless untrained, each parameter (so each gain and bias) is moved."""
-        config = {name: default for name, (default, _, _) in module.HYPERPARAMETERS.items()}
-        config.update({"n_layer": 2, "n_embd": 8, "n_head": 2, "block_size": 5})
-        config.update(sizes)
-        rng = random.Random(5)
-        config = types.SimpleNamespace(**config)
-        model = module.Model(config, module.Tokenizer([letters]), rng)
-        if not untrained:
-            for param in model.parameters():
-                param.data += rng.gauss(0, 0.4)
-        return model
 
-    def logits(self, module, model, tokens):  # [n] ids -> [n, vocab_size] numbers
-        keys, values, logits = {}, {}, []
-        for position, token in enumerate(tokens):
-            out = module.gpt(model, token, position, keys, values)
-            logits.append([value.data for value in out])
-        return logits
+class TestModelRecipes(Facts):
+    def test_the_logits_are_those_of_the_formula_alone_and_together_in_any_order(self):
+        cases = [([name], *row[:2]) for name, row in MODELS.items()]
+        for order in (TOGETHER, TOGETHER[::-1], ["GPT-2", "dropout", "RoPE"], ["RoPE", "GPT-2"]):
+            cases.append((order, gelu, True))
+        for names, activation, rotary in cases:
+            module, model = moved(*names)
+            found = logits_of(model, TOKENS, module)
+            self.assert_all_near(found, formula(model, TOKENS, activation, rotary), 1e-11, names)
 
-    def assert_close(self, found, expected, relative=1e-11):
-        """Two numbers, or two equally long lists of such, agree; else say where they do not."""
-        if isinstance(expected, (list, tuple)):
-            self.assertEqual(len(found), len(expected))
-            for one, other in zip(found, expected):
-                self.assert_close(one, other, relative)
-        else:
-            self.assertLessEqual(
-                abs(found - expected), relative * (1 + abs(expected)), f"{found} != {expected}"
-            )
-
-    def test_each_recipe_alone_computes_its_formula(self):
-        for name, (activation, rotary, _) in self.RECIPES.items():
-            with self.subTest(name):
-                module = program(name)
-                model = self.model(module)
-                tokens = [3, 0, 2, 2, 1]
-                expected = plain_logits(model, tokens, activation, rotary)
-                self.assert_close(self.logits(module, model, tokens), expected)
-
-    def test_recipes_combine_in_any_order(self):
-        names = self.TOGETHER
-        for order in (names, names[::-1], ["GPT-2", "dropout", "RoPE"], ["RoPE", "GPT-2"]):
-            with self.subTest(order):
-                module = program(*order)
-                model = self.model(module)
-                tokens = [3, 0, 2, 2, 1]
-                expected = plain_logits(model, tokens, gelu, True)
-                self.assert_close(self.logits(module, model, tokens), expected)
-
-    def test_gradients_are_the_slopes_of_the_loss(self):
+    def test_the_gradients_are_the_slopes(self):
         # For each matrix: how the loss changes when all its weights move in a random direction.
-        for names in [*([name] for name in self.RECIPES), self.TOGETHER]:
-            module = program(*names)
-            model = self.model(module, n_layer=1, n_embd=4)
+        for names in [*([name] for name in MODELS), TOGETHER]:
+            module, model = moved(*names, n_layer=1, n_embd=4)
+            rng, step = random.Random(7), 1e-5
 
             def loss():
                 if "dropout" in names:
@@ -1396,342 +1487,223 @@ class TestModelRecipes(unittest.TestCase):
                 return module.document_loss(model, [3, 0, 1, 3])
 
             loss().backward()
-            rng, step = random.Random(7), 1e-5
-            for matrix_name, matrix in model.weights.items():
-                with self.subTest(names, matrix=matrix_name):
-                    params = list({p: None for row in matrix for p in row})
-                    direction = [rng.gauss(0, 1) for _ in params]
-                    start, ends = [p.data for p in params], []
-                    for sign in (1, -1):
-                        for p, data, d in zip(params, start, direction):
-                            p.data = data + sign * step * d
-                        ends.append(loss().data)
-                    for p, data in zip(params, start):
-                        p.data = data
-                    slope = sum(p.grad * d for p, d in zip(params, direction))
-                    self.assert_close(slope, (ends[0] - ends[1]) / (2 * step), 1e-8)
+            for name, matrix in model.weights.items():
+                params = [param for row in matrix for param in row]
+                direction = [rng.gauss(0, 1) for _ in params]
+                start, ends = numbers(params), []
+                for sign in (1, -1):
+                    for param, data, d in zip(params, start, direction):
+                        param.data = data + sign * step * d
+                    ends.append(loss().data)
+                for param, data in zip(params, start):
+                    param.data = data
+                slope = sum(param.grad * d for param, d in zip(params, direction))
+                self.assert_near(slope, (ends[0] - ends[1]) / (2 * step), 1e-7, (names, name))
 
-    def test_each_recipe_has_the_parameters_that_the_readme_counts(self):
-        letters = "abcdefghijklmnopqrstuvwxyz"
-        sizes = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 16}
-        for name, (_, _, count) in self.RECIPES.items():
-            model = self.model(program(name), letters=letters, **sizes)
-            self.assertEqual(len(set(model.parameters())), count, name)
+    def test_the_parameters_are_as_many_as_the_readme_counts(self):
+        rows = re.findall(r"\| ([\w -]+) \| 2\.\d{4} \| (\d{4}) \|", section("## Recipes"))
+        shown = {name: int(count) for name, count in rows}
+        for name, (_, _, count) in MODELS.items():
+            sizes = {"n_layer": 1, "n_embd": 16, "n_head": 4, "block_size": 16}
+            model = model_of([map(chr, range(26))], module=program(name), **sizes)
             self.assertEqual(len(model.parameters()), count, name)
+            self.assertEqual(len(set(model.parameters())), count, name)
+            self.assertEqual(shown[name], count)
 
     def test_each_recipe_learns_a_word_by_heart(self):
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "word.txt")
-            with open(path, "w", encoding="utf-8") as file:
-                file.write("papaya\n")
-            flags = [path, "--steps", "25", "--n-embd", "8", "--n-head", "2", "--samples", "1"]
-            flags += ["--temperature", "0", "--learning-rate", "0.05"]
-            for name in self.RECIPES:
-                with self.subTest(name):
-                    _, printed = run_main(program(name), *flags)
-                    self.assertIn("\nsample  1: papaya\n", printed)
-            again, _ = run_main(program("dropout"), *flags)
-            first, _ = run_main(program("dropout"), *flags)  # chance is the same in each run
-            for p, q in zip(first.parameters(), again.parameters()):
-                self.assertEqual(p.data, q.data)
-
-    def test_relu_is_x_above_0_and_else_0(self):
-        module = program("ReLU")
-        for x, result, slope in ((-2.0, 0, 0), (0.0, 0, 0), (0.25, 0.25, 1), (3.0, 3, 1)):
-            x = module.Value(x)
-            y = module.activation(x)
-            y.backward()
-            self.assertEqual((y.data, x.grad), (result, slope))
+        argv = [self.file("papaya\n"), *"--steps 25 --n-embd 8 --n-head 2 --samples 1".split()]
+        argv += "--temperature 0 --learning-rate 0.05".split()
+        for name in MODELS:
+            model, printed = self.main(program(name), *argv)
+            self.assertIn("\nsample  1: papaya\n", printed, name)
+        for name in ("dropout", "GPT-2"):  # chance is the same in each run
+            first, again = (self.main(program(name), *argv)[0] for _ in range(2))
+            self.assert_same(*(numbers(m.parameters()) for m in (first, again)), name)
 
     def test_gelu_is_pytorchs(self):
-        # torch.nn.functional.gelu(x, approximate="tanh") in float64, and its gradient
+        # torch.nn.functional.gelu(x, approximate="tanh") in float64
         module = program("GELU")
-        for x, result, slope in (
-            (-6.0, -8.43964897967453e-11, -7.709976012836329e-10),
-            (-3.0, -0.0036373920817729943, -0.011584166630969648),
-            (-0.5, -0.15428599017485606, 0.13263009646535764),
-            (0.0, 0.0, 0.5),
-            (1.0, 0.8411919906082768, 1.0829640838457826),
-            (3.0, 2.996362607918227, 1.0115841666309695),
-            (100.0, 100.0, 1.0),
-        ):
-            x = module.Value(x)
-            y = module.activation(x)
-            y.backward()
-            self.assert_close([y.data, x.grad], [result, slope], 1e-15)
-            normal = (1 + math.erf(x.data / math.sqrt(2))) / 2  # what the tanh form is close to
-            self.assertAlmostEqual(y.data, x.data * normal, delta=5e-4)
+        for x, result in ((-6.0, -8.43964897967453e-11), (0.0, 0.0), (1.0, 0.8411919906082768)):
+            found = module.activation(module.Value(x)).data
+            self.assertAlmostEqual(found, result, delta=1e-15)
+            self.assertAlmostEqual(found, x * statistics.NormalDist().cdf(x), delta=5e-4)
 
-    def test_layernorm_starts_with_mean_0_and_variance_1(self):
-        module = program("LayerNorm")
-        model = self.model(module, untrained=True)
-        x = [module.Value(v) for v in (3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0)]
-        for place in ("embedding_norm", "layer0.attn_norm", "layer1.mlp_norm"):
-            normal = [value.data for value in module.layernorm(model, place, x)]
-            self.assertAlmostEqual(statistics.mean(normal), 0, delta=1e-12)
-            self.assertAlmostEqual(statistics.pvariance(normal), 1, delta=1e-5)
-
-    def test_each_place_has_a_gain_and_a_bias_of_its_own(self):
-        for name, extra in (("LayerNorm", "embedding_norm"), ("GPT-2", "final_norm")):
-            model = self.model(program(name), untrained=True)
-            places = {extra} | {f"layer{i}.{half}_norm" for i in (0, 1) for half in ("attn", "mlp")}
+    def test_each_place_has_a_gain_of_1_and_a_bias_of_0_of_its_own(self):
+        for name, extra in (("LayerNorm", "embedding"), ("GPT-2", "final")):
+            model = model_of(module=program(name), n_layer=2)
+            places = {f"{extra}_norm"}
+            places |= {f"layer{i}.{half}_norm" for i in (0, 1) for half in ("attn", "mlp")}
             self.assertEqual({place for place in model.weights if "norm" in place}, places)
             rows = [row for place in places for row in model.weights[place]]
-            self.assertEqual(len({id(p) for row in rows for p in row}), 5 * 2 * 8)
-            for place in places:
-                data = [[p.data for p in row] for row in model.weights[place]]
-                self.assertEqual(data, [[1.0] * 8, [0.0] * 8], place)
+            self.assertEqual(len({id(param) for row in rows for param in row}), 5 * 2 * 8)
+            self.assert_same([numbers(row) for row in rows], [[1.0] * 8, [0.0] * 8] * 5)
 
-    def test_biases_start_at_0_and_change_nothing_yet(self):
-        tokens = [3, 0, 2, 2, 1]
-        plain, module = program(), program("biases")
-        model = self.model(module, untrained=True)
-        self.assert_close(
-            self.logits(module, model, tokens),
-            self.logits(plain, self.model(plain, untrained=True), tokens),
-            1e-15,
-        )
-        for name in ("biases", "GPT-2"):
-            weights = self.model(program(name), untrained=True).weights
-            matrices = [w for w in weights.values() if all(row[-1].data == 0 for row in w)]
-            self.assertEqual(len(matrices), 12, name)  # 4 of attention, 2 of the MLP, 2 layers
-
-    def test_every_bias_learns_except_that_of_the_keys(self):
-        # What it adds to a score is the same for all keys, and softmax does not see that.
-        for name in ("biases", "GPT-2"):
-            module = program(name)
-            model = self.model(module)
-            module.document_loss(model, [3, 0, 2, 2, 1]).backward()
-            for matrix_name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2"):
-                grads = [abs(row[-1].grad) for row in model.weights[f"layer0.{matrix_name}"]]
-                self.assertEqual(max(grads) < 1e-12, matrix_name == "attn_wk", matrix_name)
+    def test_biases_start_at_0_and_all_but_those_of_the_keys_learn(self):
+        module, plain = program("biases"), program()
+        models = [model_of(module=m, n_layer=2) for m in (module, plain)]
+        logits = [logits_of(model, TOKENS, m) for model, m in zip(models, (module, plain))]
+        self.assert_all_near(*logits, 1e-15)
+        for name in ("biases", "GPT-2"):  # what a key's adds to a score is the same for all keys
+            weights = model_of(module=program(name), n_layer=2).weights
+            biased = [key for key, w in weights.items() if all(row[-1].data == 0 for row in w)]
+            self.assertEqual(biased, [f"layer{i}.{half}" for i in (0, 1) for half in LAYER])
+            module, model = moved(name)
+            module.document_loss(model, TOKENS).backward()
+            for half in LAYER:
+                grads = [abs(row[-1].grad) for row in model.weights[f"layer0.{half}"]]
+                self.assertEqual(max(grads) < 1e-12, half == "attn_wk", (name, half))
 
     def test_a_tied_weight_collects_both_gradients_and_moves_once(self):
-        tokens = [3, 0, 2, 1, 3]
-        plain, module = program(), program("weight tying")
-        model, apart = self.model(module), self.model(plain)
-        for name in apart.weights:
-            for row, tied_row in zip(apart.weights[name], model.weights[name]):
-                for p, tied in zip(row, tied_row):
-                    p.data = tied.data
-        module.document_loss(model, tokens).backward()
-        plain.document_loss(apart, tokens).backward()
-        grads = [p.grad for row in model.weights["wte"] for p in row]
-        both = (apart.weights[name] for name in ("wte", "lm_head"))
-        expected = [p.grad + q.grad for rows in zip(*both) for p, q in zip(*rows)]
-        self.assert_close(grads, expected)
-        # Adam's first step is the learning rate: a weight that is listed twice would move twice.
-        for tied in (module, program("GPT-2")):
-            model = self.model(tied, steps=1, learning_rate=0.125)
+        (plain, apart), (module, model) = moved(), moved("weight tying")
+        for name, matrix in weights_of(model).items():
+            apart.weights[name] = [[plain.Value(number) for number in row] for row in matrix]
+        module.document_loss(model, TOKENS).backward()
+        plain.document_loss(apart, TOKENS).backward()
+        tied, read, written = (
+            [param.grad for row in matrix for param in row]
+            for matrix in (model.weights["wte"], apart.weights["wte"], apart.weights["lm_head"])
+        )
+        self.assert_all_near(tied, list(map(operator.add, read, written)), 1e-11)
+        for name in ("weight tying", "GPT-2"):  # Adam's first step is as long as the learning rate
+            module, model = moved(name, steps=1, learning_rate=0.125)
             self.assertIs(model.weights["lm_head"], model.weights["wte"])
-            before = [p.data for row in model.weights["wte"] for p in row]
-            with contextlib.redirect_stdout(io.StringIO()):
-                tied.train(model, [tokens])
-            after = [p.data for row in model.weights["wte"] for p in row]
-            self.assert_close([abs(a - b) for a, b in zip(after, before)], [0.125] * 32, 1e-4)
+            before = weights_of(model)["wte"]
+            self.quiet(module.train, model, [TOKENS])
+            for old, new in zip(before, weights_of(model)["wte"]):
+                self.assert_all_near([abs(a - b) for a, b in zip(old, new)], [0.125] * 8, 1e-4)
 
     def test_dropout_leaves_out_a_tenth_and_keeps_the_mean(self):
-        module = program("dropout")
-        model = self.model(module)
-        ones = [module.Value(1)] * 10000
+        module, model = moved("dropout")
+        ones = [Value(1)] * 10000
         self.assertIs(module.dropout(model, ones), ones)
         model.coins = random.Random(1)
-        left = [value.data for value in module.dropout(model, ones)]
-        self.assertEqual({round(value, 12) for value in left}, {0.0, round(10 / 9, 12)})
-        self.assertAlmostEqual(left.count(0.0) / 10000, 0.1, delta=0.015)  # 5 standard deviations
+        left = [round(number, 12) for number in numbers(module.dropout(model, ones))]
+        self.assertEqual(set(left), {0.0, round(10 / 9, 12)})
+        self.assertAlmostEqual(left.count(0.0), 1000, delta=150)  # 5 standard deviations
 
-    def test_dropout_works_in_training_only(self):
-        plain, module = program(), program("dropout")
-        plain_model, model = self.model(plain), self.model(module)
-        tokens = [3, 0, 2, 2, 1]
-        loss = plain.document_loss(plain_model, tokens).data
-        losses = [module.gradients(model, [tokens], step) for step in range(5)]
-        self.assertEqual(len({loss, *losses}), 6)  # other coins each step
-        self.assertEqual(module.gradients(model, [tokens], 4), losses[4])
-        self.assertEqual(module.evaluate(model, [tokens]), loss)
-        for temperature in (0.0, 1.0):
-            texts = [
-                some.generate(mod, "a", temperature, random.Random(2))
-                for some, mod in ((plain, plain_model), (module, model))
-            ]
-            self.assertEqual(*texts)
+    def test_dropout_falls_on_attention_and_on_the_mlp_in_training_only(self):
+        for nothing in (None, "attn_wo", "mlp_fc2"):  # with zeros here, that half adds nothing
+            (plain, other), (module, model) = moved(n_layer=1), moved("dropout", n_layer=1)
+            for some in (other, model):
+                for row in some.weights[f"layer0.{nothing}"] if nothing else ():
+                    row[:] = [Value(0) for _ in row]
+            loss = plain.document_loss(other, TOKENS).data
+            losses = [module.gradients(model, [TOKENS], step) for step in range(1, 6)]
+            self.assertEqual(len({loss, *losses}), 6)  # other coins each step
+            self.assertEqual(module.gradients(model, [TOKENS], 5), losses[4])
+            self.assertEqual(module.evaluate(model, [TOKENS]), loss)
+            with mock.patch.object(module, "cross_entropy", side_effect=KeyboardInterrupt):
+                self.quiet(module.train, model, [TOKENS])
+            self.assertEqual(module.evaluate(model, [TOKENS]), loss)
 
-    def test_dropout_falls_on_attention_and_on_the_mlp(self):
-        for last in ("attn_wo", "mlp_fc2"):  # with zeros here, this half adds nothing
-            module = program("dropout")
-            model = self.model(module, n_layer=1)
-            for row in model.weights[f"layer0.{last}"]:
-                for p in row:
-                    p.data = 0.0
-            losses = {module.gradients(model, [[3, 0, 2, 2, 1]], step) for step in range(5)}
-            self.assertGreater(len(losses), 1, last)
-
-    def test_dropout_ends_when_training_is_interrupted(self):
-        module = program("dropout")
-        model = self.model(module)
-        seen, cross_entropy = [], module.cross_entropy
-
-        def interrupted(logits, target):
-            seen.append(model.coins)
-            raise KeyboardInterrupt
-
-        module.cross_entropy = interrupted
-        with contextlib.redirect_stdout(io.StringIO()):
-            module.train(model, [[3, 0, 2]])
-        module.cross_entropy = cross_entropy
-        self.assertEqual(len(seen), 1)
-        self.assertIsNotNone(seen[0])
-        plain = program()
-        self.assertEqual(
-            module.evaluate(model, [[3, 0, 2]]), plain.evaluate(self.model(plain), [[3, 0, 2]])
-        )
-
-    def rope_odds(self, module, query, keys):
-        """What attend gives each key: with one-hot values they come out as they are."""
-        values = [[module.Value(i == j) for j in range(len(keys))] for i in range(len(keys))]
-        return [odds.data for odds in module.attend(query, keys, values)]
-
-    def test_ropes_scores_depend_only_on_the_distance(self):
-        module, rng = program("RoPE"), random.Random(4)
-
-        def vector():
-            return [module.Value(rng.gauss(0, 1)) for _ in range(6)]
-
-        query, keys = vector(), [vector() for _ in range(3)]
-        odds = self.rope_odds(module, query, keys)
-        for shift in (1, 7, 40):
-            later = self.rope_odds(module, query, [vector() for _ in range(shift)] + keys)[shift:]
-            self.assert_close([p / sum(later) for p in later], odds)
-        # They do depend on it: of equal keys, each weighs as its distance says.
-        same = self.rope_odds(module, query, [keys[0]] * 3)
-        expected = []
-        for distance in (2, 1, 0):
-            score = 0.0
-            for i in (0, 2, 4):
-                q = complex(query[i].data, query[i + 1].data)
-                k = complex(keys[0][i].data, keys[0][i + 1].data)
-                turn = cmath.exp(1j * distance * 10000 ** (-i / 6))
-                score += (q * k.conjugate() * turn).real
-            expected.append(math.exp(score / math.sqrt(6)))
-        self.assert_close(same, [e / sum(expected) for e in expected])
-        self.assertGreater(max(same) - min(same), 0.01)
-
-    def test_rope_turns_and_does_not_stretch(self):
+    def test_rope_learns_no_positions_and_turns_pairs(self):
+        model = model_of(module=program("RoPE"))
+        self.assertNotIn("wpe", model.weights)
         module = program("RoPE")
-        x = [module.Value(v) for v in (3.0, 4.0, 0.0, 1.0)]
-        self.assertEqual([value.data for value in module.rotate(x, 0)], [3, 4, 0, 1])
-        a, b, c, d = (value.data for value in module.rotate(x, 25))
-        self.assert_close(
-            [a, b], [3 * math.cos(25) - 4 * math.sin(25), 3 * math.sin(25) + 4 * math.cos(25)]
-        )
-        self.assert_close([c, d], [-math.sin(0.25), math.cos(0.25)])  # 100 times as slow
-
-    def test_rope_learns_no_positions(self):
-        module = program("RoPE")
-        model = self.model(module, steps=3)
-        with contextlib.redirect_stdout(io.StringIO()):
-            module.train(model, [[3, 0, 2, 2, 1]])
-        self.assertEqual({p.data for row in model.weights["wpe"] for p in row}, {0.0})
+        a, b, c, d = numbers(module.rotate([Value(x) for x in (3.0, 4.0, 0.0, 1.0)], 25))
+        turned = complex(3, 4) * cmath.exp(25j), 1j * cmath.exp(0.25j)  # 100 times as slow
+        self.assert_all_near([a, b, c, d], [x for z in turned for x in (z.real, z.imag)], 1e-14)
         for n_embd, n_head in ((6, 2), (4, 4)):
             with self.assertRaisesRegex(module.InputError, "is odd"):
-                self.model(module, n_embd=n_embd, n_head=n_head)
+                model_of(module=module, n_embd=n_embd, n_head=n_head)
 
     def test_gpt2s_weights_have_the_names_and_shapes_of_the_readme(self):
-        n, vocab, block = 8, 4, 5
-        expected = {"wte": (vocab, n), "lm_head": (vocab, n), "wpe": (block, n)}
-        expected["final_norm"] = (2, n)
+        n, expected = 8, {"wte": (4, 8), "lm_head": (4, 8), "wpe": (5, 8), "final_norm": (2, 8)}
         for layer in ("layer0.", "layer1."):
-            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
-                expected[layer + name] = (n, n + 1)
-            expected[layer + "mlp_fc1"] = (4 * n, n + 1)
-            expected[layer + "mlp_fc2"] = (n, 4 * n + 1)
-            expected[layer + "attn_norm"] = expected[layer + "mlp_norm"] = (2, n)
-        model = self.model(program("GPT-2"))
-        shapes = {name: (len(w), len(w[0])) for name, w in model.weights.items()}
-        self.assertEqual(shapes, expected)
+            expected.update({layer + name: (n, n + 1) for name in LAYER[:4]})
+            expected.update({layer + "mlp_fc1": (4 * n, n + 1), layer + "mlp_fc2": (n, 4 * n + 1)})
+            expected.update({layer + "attn_norm": (2, n), layer + "mlp_norm": (2, n)})
+        weights = moved("GPT-2")[1].weights
+        self.assertEqual({name: (len(w), len(w[0])) for name, w in weights.items()}, expected)
 
 
 # ---------------------------------------------------------------------------------------------
 # Facts of the recipes for training and sampling
 # ---------------------------------------------------------------------------------------------
 
+OFF = {  # recipe: settings with which it does nothing
+    "mini-batches": {"BATCH_SIZE": 1},
+    "gradient clipping": {"MAX_NORM": math.inf},
+    "weight decay": {"WEIGHT_DECAY": 0.0},
+    "gradients": {},
+    "top-k": {"TOP_K": 99},
+    "top-p": {"TOP_P": 2.0},
+    "attention": {},
+    "BPE": {"MERGES": 0},
+    "save and load": {},
+    "continue": {},
+}
+SAMPLERS = (  # recipes, their settings, temperature, odds, what is left of them
+    (["top-k"], {"TOP_K": 2}, 1, (0.1, 0.4, 0.2, 0.3), (0, 4 / 7, 0, 3 / 7)),
+    (["top-k"], {"TOP_K": 1}, 1, (0.1, 0.4, 0.2, 0.3), (0, 1, 0, 0)),
+    (["top-k"], {"TOP_K": 9}, 1, (0.1, 0.4, 0.2, 0.3), (0.1, 0.4, 0.2, 0.3)),
+    (["top-k"], {"TOP_K": 3}, 1, (0.25,) * 4, (1 / 3, 1 / 3, 1 / 3, 0)),  # not more for a tie
+    (["top-k"], {"TOP_K": 2}, 0.5, (0.1, 0.4, 0.2, 0.3), (0, 16 / 25, 0, 9 / 25)),  # squares
+    (["top-p"], {"TOP_P": 0.6}, 1, (0.1, 0.4, 0.2, 0.3), (0, 4 / 7, 0, 3 / 7)),
+    (["top-p"], {"TOP_P": 0.71}, 1, (0.1, 0.4, 0.2, 0.3), (0, 4 / 9, 2 / 9, 3 / 9)),
+    (["top-p"], {"TOP_P": 0.71}, 1, (0.05, 0.9, 0.03, 0.02), (0, 1, 0, 0)),  # sure: fewer
+    (["top-p"], {"TOP_P": 0.0}, 1, (0.1, 0.4, 0.2, 0.3), (0, 1, 0, 0)),
+    (["top-p"], {"TOP_P": 2.0}, 1, (0.1, 0.4, 0.2, 0.3), (0.1, 0.4, 0.2, 0.3)),
+    # Top-k leaves 4/9, 3/9 and 2/9, of which two reach 0.6.
+    (["top-k", "top-p"], {"TOP_K": 3, "TOP_P": 0.6}, 1, (0.1, 0.4, 0.2, 0.3), (0, 4 / 7, 0, 3 / 7)),
+)
+DOCS = "abca bcab caa abcb cb acbab bba cab bca".split()
 
-class TestTrainingAndSamplingRecipes(unittest.TestCase):
-    START_METHODS = sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods()))
-    DOCS = ["abca", "bcab", "caa", "abcb", "cb", "acbab", "bba", "cab", "bca"]
 
-    def without_times(self, text):
-        return [re.sub(r" \| +[\d.]+ ms/step.*", "", line) for line in text.splitlines()]
+def small(*recipes, spread=1.0, settings=(), **config):
+    """A program, a small model of it, and the model's documents as tokens."""
+    module = program(*recipes, **dict(settings))
+    config = {"n_embd": 4, "n_head": 2, **config}
+    model = model_of(DOCS, spread, 5, module, **config)
+    return module, model, [model.tokenizer.encode(doc) for doc in DOCS]
 
-    def small_model(self, m, scale=1.0, **changes):
-        """A small model with random weights, and its documents as tokens."""
-        config = {name: default for name, (default, _, _) in m.HYPERPARAMETERS.items()}
-        config.update({"n_embd": 4, "n_head": 2, "block_size": 6, **changes})
-        tokenizer = m.Tokenizer(self.DOCS)
-        model = m.Model(argparse.Namespace(**config), tokenizer, random.Random(5))
+
+def mean_of(module, model, sequences):
+    """The mean loss and the mean gradients of the sequences, each computed on its own."""
+    losses, means = [], [0.0] * len(model.parameters())
+    for tokens in sequences:
         for param in model.parameters():
-            param.data *= scale  # larger weights: a model with strong opinions
-        return model, [tokenizer.encode(doc) for doc in self.DOCS]
-
-    def gradients_one_by_one(self, m, model, sequences):
-        """The mean loss, and the mean gradients, with each document's computed apart."""
-        params, losses = model.parameters(), []
-        means = [0.0] * len(params)
-        for tokens in sequences:
-            for param in params:
-                param.grad = 0.0
-            loss = m.document_loss(model, tokens)
-            loss.backward()
-            losses.append(loss.data)
-            means = [mean + p.grad / len(sequences) for mean, p in zip(means, params)]
-        for param in params:
             param.grad = 0.0
-        return sum(losses) / len(losses), means
+        losses.append(module.document_loss(model, tokens))
+        losses[-1].backward()
+        means = [mean + grad / len(sequences) for mean, grad in zip(means, grads_of(model))]
+    for param in model.parameters():
+        param.grad = 0.0
+    return sum(numbers(losses)) / len(losses), means
 
-    def documents_file(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        path = os.path.join(folder.name, "docs.txt")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("\n".join(self.DOCS))
-        return path
 
-    def output_of(self, function, *args):
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            function(*args)
-        return out.getvalue()
+@contextlib.contextmanager
+def in_folder(folder):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
-    # Mini-batches
+
+class TestTrainingAndSamplingRecipes(Facts):
+    def test_switched_off_a_recipe_is_the_plain_program(self):
+        argv = [self.file("\n".join(DOCS * 2)), *"--n-embd 4 --n-head 2 --steps 3".split()]
+        plain, printed = self.main(program(), *argv)
+        for name, settings in OFF.items():
+            with in_folder(self.folder):
+                model, found = self.main(program(name, **settings), *argv)
+            self.assertEqual(weights_of(model), weights_of(plain), name)
+            lines = masked(found).split("\n")
+            for line in masked(printed).split("\n"):  # all that is printed without it, in order
+                self.assertIn(line, lines, name)
+                lines = lines[lines.index(line) + 1 :]
 
     def test_mini_batches_give_the_mean_loss_and_the_mean_gradients(self):
-        m = program("mini-batches")
-        m.BATCH_SIZE = 4
-        model, sequences = self.small_model(m, scale=5.0)
-        for step, batch in ((0, [0, 1, 2, 3]), (2, [8, 0, 1, 2])):  # the second wraps around
-            batch = [sequences[i] for i in batch]
-            loss, means = self.gradients_one_by_one(m, model, batch)
-            self.assertAlmostEqual(m.gradients(model, sequences, step), loss, delta=1e-12)
-            for param, mean in zip(model.parameters(), means):
-                self.assertAlmostEqual(param.grad, mean, delta=1e-12)
-
-    def test_mini_batches_agree_with_finite_differences(self):
-        m = program("mini-batches")
-        m.BATCH_SIZE = 3
-        model, sequences = self.small_model(m, scale=5.0)
-        m.gradients(model, sequences, 1)
-        for matrix in model.weights.values():
-            weight, losses = matrix[0][1], []
-            kept = weight.data
-            for weight.data in (kept + 1e-5, kept - 1e-5):
-                losses.append(m.evaluate(model, sequences[3:6]))
-            weight.data = kept
-            self.assertAlmostEqual(weight.grad, (losses[0] - losses[1]) / 2e-5, delta=1e-7)
-
-    # Gradient clipping
+        module, model, sequences = small("mini-batches", spread=5.0, settings={"BATCH_SIZE": 4})
+        for step, batch in ((1, [0, 1, 2, 3]), (3, [8, 0, 1, 2])):  # the second wraps around
+            loss, means = mean_of(module, model, [sequences[i] for i in batch])
+            self.assert_near(module.gradients(model, sequences, step), loss, 1e-12)
+            self.assert_all_near(grads_of(model), means, 1e-12)
 
     def test_clipping_keeps_the_direction_and_short_gradients(self):
-        m = program("gradient clipping")
-        m.MAX_NORM = 2.0
+        module, plain = program("gradient clipping", MAX_NORM=2.0), program()
         for grads, clipped in (
             ([3.0, -4.0, 12.0], [6 / 13, -8 / 13, 24 / 13]),  # its norm is 13
             ([1.2, 0.0, -1.6], [1.2, 0.0, -1.6]),  # just 2
@@ -1739,362 +1711,186 @@ class TestTrainingAndSamplingRecipes(unittest.TestCase):
             ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
             ([3e200, 0.0, -4e200], [1.2, 0.0, -1.6]),  # whose squares overflow
         ):
-            params = [m.Value(1.0) for _ in grads]
-            for param, param.grad in zip(params, grads):
-                pass
-            m.Adam(params).step(0.1)
-            for param, wanted in zip(params, clipped):
-                self.assertAlmostEqual(param.grad, wanted, delta=1e-14)
-
-    def test_adam_steps_with_the_clipped_gradients(self):
-        clipping, plain = program("gradient clipping"), program()
-        params, others = [[m.Value(1.0), m.Value(1.0)] for m in (clipping, plain)]
-        optimizer, other = clipping.Adam(params), plain.Adam(others)
-        for grads, clipped in (((30.0, 40.0), (0.6, 0.8)), ((0.3, -0.4), (0.3, -0.4))):
-            params[0].grad, params[1].grad = grads
-            others[0].grad, others[1].grad = clipped
-            optimizer.step(0.1, beta1=0.9)
-            other.step(0.1, beta1=0.9)
-        for param, wanted in zip(params, others):
-            self.assertAlmostEqual(param.data, wanted.data, delta=1e-14)
-
-    # Weight decay
+            both = []
+            for some, numbers_ in ((module, grads), (plain, clipped)):
+                params = [Value(1.0) for _ in grads]
+                for param, param.grad in zip(params, numbers_):
+                    pass
+                some.Adam(params).step(0.1, beta1=0.9, eps=0.1)
+                both.append([param.grad for param in params] + numbers(params))
+            self.assert_all_near(*both, 1e-14)
 
     def test_weight_decay_is_that_of_adamw(self):
-        m = program("weight decay")
-        m.WEIGHT_DECAY = 0.3
-        param = m.Value(2.0)
-        optimizer = m.Adam([param])
+        param = Value(2.0)
+        optimizer = program("weight decay", WEIGHT_DECAY=0.3).Adam([param])
         weight, first, second = 2.0, 0.0, 0.0
-        for step, grad in enumerate((0.5, -1.5, 0.0, 7.0), 1):
+        for step, grad in enumerate((0.0, 0.5, -1.5, 7.0), 1):
             param.grad = grad
             optimizer.step(0.1, beta1=0.9, beta2=0.95)
             first, second = 0.9 * first + 0.1 * grad, 0.95 * second + 0.05 * grad**2
             root = math.sqrt(second / (1 - 0.95**step)) + 1e-8
             weight -= 0.1 * (first / (1 - 0.9**step) / root + 0.3 * weight)
-            self.assertAlmostEqual(param.data, weight, delta=1e-14)
-
-    def test_weight_decay_does_not_depend_on_the_gradients(self):
-        m = program("weight decay")
-        m.WEIGHT_DECAY = 0.5
-        params = [m.Value(4.0), m.Value(-2.0)]
-        optimizer = m.Adam(params)
-        for _ in range(2):
-            optimizer.step(0.1)  # with gradients of 0
-        for param, wanted in zip(params, (4 * 0.95**2, -2 * 0.95**2)):
-            self.assertAlmostEqual(param.data, wanted, delta=1e-15)
-
-    # Warm-up
-
-    def learning_rates(self, m, **changes):
-        """What train makes of each step. With gradients of 1, Adam moves by the learning rate."""
-        model, sequences = self.small_model(m, **changes)
-        param, positions = model.parameters()[0], []
-
-        def gradients_of_one(model, sequences, step):
-            positions.append(param.data)
-            param.grad = 1.0
-            return 0.0
-
-        m.gradients = gradients_of_one
-        self.output_of(m.train, model, sequences)
-        positions.append(param.data)
-        return [before - after for before, after in zip(positions, positions[1:])]
+            self.assert_near(param.data, weight, 1e-14)
 
     def test_warm_up_and_then_a_cosine(self):
-        for warmup, steps in ((4, 12), (0, 5), (3, 4)):
-            m = program("warm-up")
-            m.WARMUP = warmup
-            rates = self.learning_rates(m, steps=steps, learning_rate=0.2)
-            self.assertEqual(len(rates), steps)
-            for done, rate in enumerate(rates):  # done: the steps before this one
-                if done < warmup:
-                    wanted = 0.2 * (done + 1) / (warmup + 1)
-                else:
-                    share = (done - warmup) / (steps - warmup)
-                    wanted = 0.1 * (1 + math.cos(math.pi * share))
-                self.assertAlmostEqual(rate, wanted, delta=1e-8)
+        for warmup, steps in ((4, 12), (0, 5), (3, 4), (10, 3)):
+            rate = program("warm-up", WARMUP=warmup).learning_rate
+            for done in range(steps):
+                expected = 0.2 * (done + 1) / (warmup + 1)
+                if done >= warmup:
+                    expected = 0.1 * (1 + math.cos(math.pi * (done - warmup) / (steps - warmup)))
+                config = config_of(steps=steps, learning_rate=0.2)
+                self.assert_near(rate(config, done + 1), expected, 1e-12)
+        for names in (["weight decay", "warm-up"], ["warm-up", "weight decay"]):
+            settings = {"WEIGHT_DECAY": 1.0, "WARMUP": 3}
+            module, model, _ = small(*names, settings=settings, steps=1, learning_rate=0.4)
+            module.gradients, before = lambda *_: 0.0, weights_of(model)["wte"][0]
+            self.quiet(module.train, model, [])  # the decay follows: a quarter of 0.4
+            self.assert_all_near(weights_of(model)["wte"][0], [0.9 * w for w in before], 1e-15)
 
-    def test_warm_up_of_a_short_or_idle_training(self):
-        m = program("warm-up")
-        m.WARMUP = 10
-        rates = self.learning_rates(m, steps=3, learning_rate=0.11)
-        for rate, wanted in zip(rates, (0.01, 0.02, 0.03)):
-            self.assertAlmostEqual(rate, wanted, delta=1e-8)
-        m = program("warm-up")
-        m.WARMUP = 2
-        self.assertEqual(self.learning_rates(m, steps=6, learning_rate=0.0), [0.0] * 6)
-
-    def test_weight_decay_follows_the_warm_up_below_it(self):
-        m = program("weight decay", "warm-up")
-        m.WEIGHT_DECAY, m.WARMUP = 1.0, 3
-        param = m.Value(1.0)
-        m.Adam([param]).step(0.4)  # the first of the warm-up: a quarter of it
-        self.assertAlmostEqual(param.data, 0.9, delta=1e-15)
-
-    # Gradients
-
-    def test_gradients_prints_the_norm_of_each_matrix(self):
-        m = program("mini-batches", "gradients")
-        m.BATCH_SIZE = 3
-        model, sequences = self.small_model(m)
-        loss, means = self.gradients_one_by_one(m, model, sequences[:3])
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            # Step 100 counted from 1, whose batch is 297 .. 299, or 0 .. 2 as there are 9.
-            self.assertAlmostEqual(m.gradients(model, sequences, 99), loss, delta=1e-12)
-        means, norms = iter(means), {}
-        for name, matrix in model.weights.items():
-            squares = [next(means) ** 2 for row in matrix for _ in row]
-            norms[name] = math.sqrt(sum(squares))
-        header, *rows = out.getvalue().strip().split("\n")
+    def test_gradients_prints_the_norm_of_each_matrix_every_100_steps(self):
+        module, model, sequences = small("mini-batches", "gradients", settings={"BATCH_SIZE": 3})
+        loss, means = mean_of(module, model, sequences[:3])  # step 100 has documents 297 to 299
+        self.assertEqual(self.quiet(module.gradients, model, sequences, 99)[1], "")
+        for param in model.parameters():
+            param.grad = 0.0
+        found, printed = self.quiet(module.gradients, model, sequences, 100)
+        self.assert_near(found, loss, 1e-12)
+        header, *rows = printed.strip().split("\n")
         self.assertEqual(header, "gradients of step 100")
         self.assertEqual([row.split()[0] for row in rows], list(model.weights))
-        for name, printed in map(str.split, rows):
-            self.assertAlmostEqual(float(printed), norms[name], delta=1e-6)
-        self.assertGreater(min(norms.values()), 1e-6)
-
-    def test_gradients_prints_every_100_steps(self):
-        m = program("gradients")
-        m.unwatched_gradients = lambda model, sequences, step: 1.0 + step
-        model, sequences = self.small_model(m, steps=250, n_embd=2)
-        printed = self.output_of(m.train, model, sequences)
-        self.assertEqual(re.findall(r"gradients of step (\d+)\n", printed), ["100", "200"])
-        self.assertIn("loss 250.0000", printed)  # the loss is handed on
+        grads = iter(means)
+        for row, matrix in zip(rows, model.weights.values()):
+            norm = math.sqrt(sum(next(grads) ** 2 for weights in matrix for _ in weights))
+            self.assertAlmostEqual(float(row.split()[1]), norm, delta=1e-6)
+            self.assertGreater(norm, 1e-6)
 
     # All cores
 
-    @contextlib.contextmanager
-    def workers_by_fork(self, m):
-        """Fork: a child of the tests finds a program that is in no file."""
+    def train_on(self, module, model, sequences):
+        """Train by forking: a child of the tests finds a program that is in no file."""
         if "fork" not in multiprocessing.get_all_start_methods():
-            self.skipTest("no fork here; the tests that start a file remain")
-        m.multiprocessing = multiprocessing.get_context("fork")
-        with mock.patch.dict(sys.modules, {m.__name__: m}):
-            yield
-
-    def test_all_cores_give_the_numbers_of_one_process(self):
-        for cores in (1, 2, 5):
-            m = program("all cores")
-            m.CORES, m.BATCH_SIZE = cores, 4
-            model, sequences = self.small_model(m, scale=5.0)
-            wanted = self.gradients_one_by_one(m, model, sequences[4:8])
-
-            def one_step(model, sequences):
-                loss = m.gradients(model, sequences, 1)
-                self.assertAlmostEqual(loss, wanted[0], delta=1e-12)
-
-            m.train_in_one_process = one_step
-            with self.workers_by_fork(m):
-                m.train(model, sequences)
-            self.assertEqual([param.grad for param in model.parameters()], wanted[1])
-            self.assertEqual(multiprocessing.active_children(), [])
-
-    def test_all_cores_train_as_mini_batches_do(self):
-        trained = []
-        for name, cores in (("mini-batches", 0), ("all cores", 1), ("all cores", 3)):
-            m = program(name)
-            m.CORES, m.BATCH_SIZE = cores, 4
-            model, sequences = self.small_model(m, steps=4)
-            if cores:
-                with self.workers_by_fork(m):
-                    self.output_of(m.train, model, sequences)
-            else:
-                self.output_of(m.train, model, sequences)
-            trained.append([param.data for param in model.parameters()])
-        self.assertEqual(trained[1], trained[2])
-        for number, wanted in zip(trained[1], trained[0]):
-            self.assertAlmostEqual(number, wanted, delta=1e-9)
-
-    def test_a_worker_answers_with_plain_numbers(self):
-        m = program("all cores")
-        m.worker_model, sequences = self.small_model(m)
-        other, _ = self.small_model(m, scale=2.0)  # the weights that it is told to use
-        for _ in range(2):  # nothing is left over from the task before
-            weights = [param.data for param in other.parameters()]
-            loss, grads = m.document_gradients(weights, sequences[0])
-            self.assertEqual({type(number) for number in [loss, *grads]}, {float})
-            self.assertEqual((loss, grads), self.gradients_one_by_one(m, other, sequences[:1]))
-
-    def test_no_worker_outlives_a_training_that_fails(self):
-        m = program("all cores")
-        m.CORES = 2
-        model, sequences = self.small_model(m, steps=3)
-        model.weights["lm_head"][0][0].data = math.nan
-        with self.workers_by_fork(m), self.assertRaises(FloatingPointError):
-            m.train(model, sequences)
+            self.skipTest("no fork here; the test that starts a file remains")
+        module.multiprocessing = multiprocessing.get_context("fork")
+        with mock.patch.dict(sys.modules, {module.__name__: module}):
+            self.quiet(module.train, model, sequences)
         self.assertEqual(multiprocessing.active_children(), [])
 
-    def start(self, start_method, *argv):
-        """All cores as a file of its own, started as a user would."""
-        docs = self.documents_file()
-        path = os.path.join(os.path.dirname(docs), "all_cores.py")
-        with open(path, "w", encoding="utf-8") as file:
-            last = 'if __name__ == "__main__":\n'
-            choice = f"    multiprocessing.set_start_method({start_method!r})\n"
-            file.write(pasted("all cores").replace(last, last + choice))
-        process = subprocess.Popen(
-            [sys.executable, path, docs, "--n-embd", "4", "--samples", "2", *argv],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            universal_newlines=True,
-            start_new_session=True,  # a group of its own, for Ctrl-C to reach all of it
-            preexec_fn=listen_to_ctrl_c if os.name == "posix" else None,
-        )
-        self.addCleanup(process.stdout.close)
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
-        return process
+    def test_all_cores_give_the_numbers_of_one_process_with_dropout_too(self):
+        for above in ([], ["dropout"]):
+            trained = []
+            for cores in (0, 1, 2, 5):
+                settings = {"BATCH_SIZE": 4, **({"CORES": cores} if cores else {})}
+                names = [*above, "all cores" if cores else "mini-batches"]
+                module, model, sequences = small(*names, settings=settings, steps=3, spread=3.0)
+                train = self.train_on if cores else functools.partial(self.quiet, module.train)
+                train(*([module] if cores else []), model, sequences)
+                trained.append([numbers(model.parameters()), grads_of(model)])
+            self.assert_all_near(trained[1], trained[0], 1e-9)
+            self.assert_same(trained[1], trained[2])
+            self.assert_same(trained[1], trained[3])
+        module, model, sequences = small("all cores", "dropout", settings={"CORES": 1})
+        with self.assertRaisesRegex(module.InputError, "dropout must be pasted above all cores"):
+            self.train_on(module, model, sequences)
 
-    def test_all_cores_as_a_file_with_each_start_method(self):
-        docs = self.documents_file()
-        argv = [docs, "--n-embd", "4", "--samples", "2", "--steps", "3"]
-        wanted = self.without_times(run_main(program("mini-batches"), *argv)[1])
-        for start_method in self.START_METHODS:
-            with self.subTest(start_method):
-                process = self.start(start_method, "--steps", "3")
-                printed, _ = process.communicate(timeout=60)
-                self.assertEqual(self.without_times(printed), wanted)
-                self.assertEqual(process.returncode, 0)
+    def test_a_worker_answers_with_plain_numbers(self):
+        module, model, sequences = small("all cores")
+        plain, other, _ = small(spread=2.0)  # whose weights it is told to use
+        module.work = model, sequences
+        for _ in range(2):  # nothing is left over from the task before
+            loss, grads = module.document_gradients(numbers(other.parameters()), 2)
+            self.assertEqual({type(number) for number in (loss, *grads)}, {float})
+            self.assertEqual((loss, grads), mean_of(plain, other, sequences[1:2]))
 
-    @unittest.skipUnless(hasattr(os, "killpg"), "Ctrl-C is sent in another way here")
-    def test_ctrl_c_ends_the_training_and_the_workers(self):
-        for start_method in self.START_METHODS:
-            with self.subTest(start_method):
-                process = self.start(start_method, "--steps", "1000000")
-                for line in process.stdout:  # until all workers have surely started
-                    if line.startswith("step  200 "):
-                        break
-                os.killpg(process.pid, signal.SIGINT)
-                # A worker that lived on would keep the pipe open, and this would time out.
-                rest, _ = process.communicate(timeout=60)
-                self.assertIn("interrupted: on with what was learned", rest)
-                self.assertIn("sample  2: ", rest)
-                self.assertNotIn("Traceback", rest)
-                self.assertEqual(process.returncode, 0)
+    def test_no_worker_outlives_a_training_that_fails(self):
+        module, model, sequences = small("all cores", settings={"CORES": 2}, steps=3)
+        model.weights["lm_head"][0][0].data = math.nan
+        with self.assertRaises(FloatingPointError):
+            self.train_on(module, model, sequences)
+        self.assertEqual(multiprocessing.active_children(), [])
 
-    # Top-k
+    def test_all_cores_as_a_file_with_each_start_method_and_ctrl_c(self):
+        docs, last = self.file("\n".join(DOCS)), 'if __name__ == "__main__":\n'
+        argv = [docs, *"--n-embd 4 --samples 2".split()]
+        expected = masked(self.main(program("mini-batches"), *argv, "--steps", 3)[1])
+        for method in sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())):
+            choice = f"    multiprocessing.set_start_method({method!r})\n"
+            path = self.file(pasted("all cores").replace(last, last + choice), f"{method}.py")
+            process = self.start(path, *argv, "--steps", 3, stderr=subprocess.STDOUT)
+            self.assertEqual(masked(process.communicate()[0]), expected)
+            self.assertEqual(process.returncode, 0)
+            if not hasattr(os, "killpg"):
+                continue  # Ctrl-C is sent in another way here
+            process = self.start(
+                *(path, *argv, "--steps", 10**6),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a group of its own, for Ctrl-C to reach all of it
+            )
+            for line in process.stdout:
+                if line.startswith("step  200 "):  # all workers have surely started
+                    break
+            os.killpg(process.pid, signal.SIGINT)
+            # A worker that lived on would keep the pipe open until the watchdog comes.
+            rest = process.stdout.read()
+            self.assertIn("interrupted: what was learned so far is kept\n", rest)
+            self.assertIn("sample  2: ", rest)
+            self.assertNotIn("Traceback", rest)
+            self.assertEqual(process.wait(), 0)
 
-    def probabilities(self, m, odds, temperature=1.0):
-        return m.probabilities([m.Value(math.log(p)) for p in odds], temperature)
+    # Sampling
 
-    def test_top_k_keeps_the_likeliest(self):
-        m = program("top-k")
-        for k, odds, wanted in (
-            (2, (0.1, 0.4, 0.2, 0.3), (0, 4 / 7, 0, 3 / 7)),
-            (1, (0.1, 0.4, 0.2, 0.3), (0, 1, 0, 0)),
-            (9, (0.1, 0.4, 0.2, 0.3), (0.1, 0.4, 0.2, 0.3)),
-            (3, (0.25, 0.25, 0.25, 0.25), (1 / 3, 1 / 3, 1 / 3, 0)),  # not more for a tie
-        ):
-            m.TOP_K = k
-            found = self.probabilities(m, odds)
-            self.assertEqual([p == 0 for p in found], [p == 0 for p in wanted])
-            for probability, other in zip(found, wanted):
-                self.assertAlmostEqual(probability, other, delta=1e-12)
-
-    def test_top_k_goes_with_the_temperature(self):
-        m = program("top-k")
-        m.TOP_K = 2
-        found = self.probabilities(m, (0.1, 0.4, 0.2, 0.3), temperature=0.5)
-        for probability, other in zip(found, (0, 16 / 25, 0, 9 / 25)):  # squares of 0.4 and 0.3
-            self.assertAlmostEqual(probability, other, delta=1e-12)
-
-    def test_one_token_to_choose_from_is_temperature_0(self):
-        for name, number in (("top-k", "TOP_K"), ("top-p", "TOP_P")):
-            m, plain = program(name), program()
-            setattr(m, number, {"top-k": 1, "top-p": 0.0}[name])
-            model, other = (self.small_model(module, scale=8.0)[0] for module in (m, plain))
-            for prompt in ("", "a", "cb"):
-                greedy = plain.generate(other, prompt, 0.0)
-                self.assertEqual(m.generate(model, prompt, 2.0, random.Random(1)), greedy)
+    def test_samplers_leave_the_likeliest(self):
+        for names, settings, temperature, odds, left in SAMPLERS:
+            module = program(*names, **settings)
+            logits = [module.Value(math.log(p)) for p in odds]
+            found = module.probabilities(logits, temperature)
+            self.assertEqual([p == 0 for p in found], [p == 0 for p in left], settings)
+            self.assert_all_near(found, left, 1e-12, settings)
 
     def test_samplers_still_find_a_broken_model(self):
         for name in ("top-k", "top-p", "beam search"):
-            m = program(name)
-            model, _ = self.small_model(m)
+            module, model, _ = small(name)
             model.weights["lm_head"][1][0].data = math.nan
             with self.assertRaises(FloatingPointError):
-                m.generate(model, "a")
+                module.generate(model, "a")
 
-    # Top-p
-
-    def test_top_p_keeps_the_smallest_nucleus(self):
-        m = program("top-p")
-        for p, odds, wanted in (
-            (0.6, (0.1, 0.4, 0.2, 0.3), (0, 4 / 7, 0, 3 / 7)),
-            (0.71, (0.1, 0.4, 0.2, 0.3), (0, 4 / 9, 2 / 9, 3 / 9)),
-            (0.71, (0.05, 0.9, 0.03, 0.02), (0, 1, 0, 0)),  # it is sure: fewer tokens
-            (0.0, (0.1, 0.4, 0.2, 0.3), (0, 1, 0, 0)),
-            (2.0, (0.1, 0.4, 0.2, 0.3), (0.1, 0.4, 0.2, 0.3)),
-        ):
-            m.TOP_P = p
-            found = self.probabilities(m, odds)
-            self.assertEqual([p == 0 for p in found], [p == 0 for p in wanted])
-            for probability, other in zip(found, wanted):
-                self.assertAlmostEqual(probability, other, delta=1e-12)
-
-    def test_top_p_after_top_k(self):
-        m = program("top-k", "top-p")
-        m.TOP_K, m.TOP_P = 3, 0.6  # top-k leaves 4/9, 3/9 and 2/9: two of them reach 0.6
-        found = self.probabilities(m, (0.1, 0.4, 0.2, 0.3))
-        for probability, other in zip(found, (0, 4 / 7, 0, 3 / 7)):
-            self.assertAlmostEqual(probability, other, delta=1e-12)
-
-    # Beam search
-
-    def test_a_wide_beam_finds_the_likeliest_of_all_texts(self):
-        m = program("beam search")
-        m.BEAMS = 1000
-        model, _ = self.small_model(m, scale=8.0, block_size=4)
-        texts = ["".join(chars) for n in range(5) for chars in itertools.product("abc", repeat=n)]
-
+    def test_a_wide_beam_finds_the_likeliest_of_all_texts_and_a_narrow_one_is_greedy(self):
         def total_loss(text):  # of the text and of the BOS after it, if that has a position
             tokens = model.tokenizer.encode(text)
-            return m.document_loss(model, tokens).data * min(len(text) + 1, 4)
+            return module.document_loss(model, tokens).data * min(len(text) + 1, 4)
 
-        for prompt in ("", "b", "ca", "abc"):
-            likeliest = min([t for t in texts if t.startswith(prompt)], key=total_loss)
-            self.assertEqual(m.generate(model, prompt), likeliest)
-
-    def test_a_beam_of_one_is_greedy_and_wider_ones_find_better(self):
-        m, plain = program("beam search"), program()
-        losses = {1: 0.0, 3: 0.0}
-        for scale in (4.0, 6.0, 8.0, 10.0):
-            model, other = (self.small_model(module, scale=scale)[0] for module in (m, plain))
-            for beams in losses:
-                m.BEAMS = beams
-                text = m.generate(model, "a")
-                if beams == 1:
-                    self.assertEqual(text, plain.generate(other, "a", 0.0))
-                length = min(len(text) + 1, model.config.block_size)
-                losses[beams] += m.document_loss(model, model.tokenizer.encode(text)).data * length
-        self.assertLess(losses[3], losses[1])
-
-    def test_beam_search_takes_the_prompts_that_generate_takes(self):
-        m = program("beam search")
-        model, _ = self.small_model(m, block_size=3)
-        self.assertTrue(m.generate(model, "ab").startswith("ab"))
-        for prompt in ("abc", "x"):
-            with self.assertRaises(m.InputError):
-                m.generate(model, prompt)
-
-    # Attention
+        texts = ["".join(chars) for n in range(5) for chars in itertools.product("abc", repeat=n)]
+        for spread in (5.0, 8.0):
+            plain, other, _ = small(spread=spread, block_size=4)
+            module, model, _ = small("beam search", spread=spread, block_size=4)
+            losses = {1: 0.0, 3: 0.0, 1000: 0.0}
+            for prompt, module.BEAMS in itertools.product(("", "b", "ca", "abc"), losses):
+                text = module.generate(model, prompt)
+                losses[module.BEAMS] += total_loss(text)
+                if module.BEAMS == 1:
+                    self.assertEqual(text, plain.generate(other, prompt, 0.0))
+                if module.BEAMS == 1000:
+                    started = [t for t in texts if t.startswith(prompt)]
+                    self.assertEqual(text, min(started, key=total_loss))
+            self.assertLessEqual(losses[3], losses[1])
+        for prompt in ("abcb", "x"):
+            with self.assertRaises(module.InputError):
+                module.generate(model, prompt)
 
     def test_attention_shows_the_weights_of_each_head(self):
-        m = program("attention")
-        model, _ = self.small_model(m, scale=12.0, n_layer=2, n_embd=6, n_head=3)
-        text = "abcabcab"  # longer than the block size of 6
-        grids = self.output_of(m.show_attention, model, text).strip().split("\n\n")
-        # Computed another way: from what softmax answers in each call.
-        softmax, weights, keys, values = m.softmax, [], {}, {}
+        module, model, _ = small("attention", spread=12.0, n_layer=2, n_embd=6, n_head=3)
+        text, weights, attend = "abcabcab", [], module.attend  # longer than the block size of 6
 
-        def watched_softmax(x):
-            weights.append([probability.data for probability in softmax(x)])
-            return softmax(x)
+        def watched_attend(query, keys, values):
+            """With values that are 1 in one place each, the mix is the weights themselves."""
+            ones = [[Value(i == j) for i in range(len(keys))] for j in range(len(keys))]
+            weights.append(numbers(attend(query, keys, ones)))
+            return attend(query, keys, values)
 
-        m.softmax = watched_softmax
-        for position, token in enumerate(model.tokenizer.encode(text)[:6]):
-            m.gpt(model, token, position, keys, values)
+        grids = self.quiet(module.show_attention, model, text)[1].strip().split("\n\n")
         self.assertEqual(len(grids), 6)
+        module.attend = watched_attend
+        logits_of(model, model.tokenizer.encode(text)[:6], module)
         shades = set()
         for number, grid in enumerate(grids):
             title, header, *rows = grid.split("\n")
@@ -2102,22 +1898,21 @@ class TestTrainingAndSamplingRecipes(unittest.TestCase):
             self.assertEqual(header, "  ^ a b c a b")
             self.assertEqual([row[0] for row in rows], list("^abcab"))
             for position, row in enumerate(rows):
-                call = weights[position * 6 + number]  # position by position, head by head
-                self.assertEqual(len(row.split()) - 1, len(call))
-                for shade, weight in zip(row.split()[1:], call):
-                    self.assertAlmostEqual(m.SHADES.index(shade) / 8, weight, delta=1 / 16)
-                    shades.add(shade)
+                shown = [module.SHADES.index(shade) / 8 for shade in row.split()[1:]]
+                expected = weights[position * 6 + number]  # position by position, head by head
+                self.assertEqual(shown, [round(8 * weight) / 8 for weight in expected])
+                shades.update(shown)
         self.assertGreater(len(shades), 6)  # or else this test would see little
-        self.assertTrue(all(ord(shade) < 128 for shade in shades))
+        self.assertTrue(module.SHADES.isascii())
 
-    def test_attention_comes_after_all_that_is_printed_without_it(self):
-        argv = [self.documents_file(), "--n-embd", "4", "--steps", "2", "--samples", "2"]
-        plain = self.without_times(run_main(program(), *argv)[1])
-        watched = self.without_times(run_main(program("attention"), *argv, "--prompt", "ca")[1])
-        prompted = self.without_times(run_main(program(), *argv, "--prompt", "ca")[1])
-        self.assertEqual(watched[: len(plain)], prompted)
-        self.assertEqual(sum(line.startswith("layer 0, head ") for line in watched), 4)
-        self.assertTrue(watched[len(plain) + 2].startswith("  ^ c a"))
+    def test_attention_comes_last_for_one_more_text(self):
+        argv = [self.file("\n".join(DOCS)), *"--n-embd 4 --steps 2 --samples 2 --prompt ca".split()]
+        lines = self.main(program("attention"), *argv)[1].split("\n")
+        plain = self.main(program(), *argv)[1].split("\n")
+        self.assertEqual(masked("\n".join(lines[: len(plain)])), masked("\n".join(plain)))
+        self.assertEqual(lines[len(plain)], "layer 0, head 0")
+        self.assertTrue(lines[len(plain) + 1].startswith("  ^ c a"))
+        self.assertEqual(sum(line.startswith("layer 0, head ") for line in lines), 4)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -2125,34 +1920,22 @@ class TestTrainingAndSamplingRecipes(unittest.TestCase):
 # ---------------------------------------------------------------------------------------------
 
 
-class TestKeepingRecipes(unittest.TestCase):
-    """The recipes that change the data or keep the model: BPE, blocks, save, load, fine-tuning."""
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
-
-    def path(self, name, text=None):
-        path = os.path.join(self.folder, name)
-        if text is not None:
-            with open(path, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-        return path
-
-    def trained(self, *names, text="ana\nhanna\nnina\nhan\n", saved="model.json"):
-        module = program("save and load", *names)
-        module.SAVED = self.path(saved)
-        file = self.path("docs.txt", text)
-        return module, *run_main(module, file, *"--steps 3 --samples 1 --n-embd 8".split())
+class TestKeepingRecipes(Facts):
+    def trained(self, *names, text="ana\nhanna\nnina\nhan\n", argv=("--steps", 3), **settings):
+        """A program, its model after a few steps, and what it printed; files in self.folder."""
+        module = program(*names, **settings)
+        argv = [self.file(text), "--samples", 1, "--n-embd", 8, *argv]
+        with in_folder(self.folder):
+            return (module, *self.main(module, *argv))
 
     def refusal(self, module, content):
         """What load says about a file with this content, as text or as something for JSON."""
-        text = content if isinstance(content, str) else json.dumps(content)
+        content = content if isinstance(content, (bytes, str)) else json.dumps(content)
+        path = self.file(content, "bad.json")
         with self.assertRaises(module.InputError) as caught:
-            module.load(self.path("bad.json", text))
+            module.load(path)
+        self.assertTrue(str(caught.exception).startswith(f"{path} is not a saved model: "))
         self.assertNotIn("\n", str(caught.exception))
-        self.assertIn("bad.json is not a saved model: ", str(caught.exception))
         return str(caught.exception)
 
     # BPE
@@ -2160,12 +1943,13 @@ class TestKeepingRecipes(unittest.TestCase):
     def test_bpe_learns_the_most_frequent_neighbours(self):
         tokenizer = program("BPE").Tokenizer(["abab", "abc", "cab", "ca"])
         # ab stands four times; then [ab][ab] [ab]c c[ab] ca each hold a pair that occurs once.
-        self.assertEqual(tokenizer.vocab, ["a", "b", "c", "ab", ""])
+        self.assertEqual(tokenizer.vocab, ["a", "b", "c", "ab"])
         self.assertEqual(tokenizer.encode("abcab"), [4, 3, 2, 3, 4])
         tokenizer = program("BPE").Tokenizer(["aaaa", "aaa", "aaab"])
         # aa (7 times); then [aa][aa] [aa]a [aa]ab: aaa (twice), then nothing occurs twice.
-        self.assertEqual(tokenizer.vocab, ["a", "b", "aa", "aaa", ""])
+        self.assertEqual(tokenizer.vocab, ["a", "b", "aa", "aaa"])
         self.assertEqual(tokenizer.encode("aaaaa"), [4, 2, 3, 4])
+        self.assertEqual((tokenizer.bos, tokenizer.vocab_size), (4, 5))
 
     def test_bpe_against_merging_by_pairs(self):
         module, rng = program("BPE"), random.Random(1)
@@ -2174,241 +1958,224 @@ class TestKeepingRecipes(unittest.TestCase):
         pieces, learned = [list(doc) for doc in docs], sorted(set("".join(docs)))
         for _ in range(module.MERGES):
             pairs = [a + b for piece in pieces for a, b in zip(piece, piece[1:])]
-            best = max((pairs.count(p), p) for p in set(pairs) - set(learned))
-            if best[0] < 2:
+            count, best = max((pairs.count(pair), pair) for pair in set(pairs))
+            if count < 2:
                 break
-            learned.append(best[1])
+            learned.append(best)
             for piece in pieces:
                 i = 0
                 while i < len(piece) - 1:
-                    if piece[i] + piece[i + 1] == best[1]:
-                        piece[i : i + 2] = [best[1]]
+                    if piece[i] + piece[i + 1] == best:
+                        piece[i : i + 2] = [best]
                     i += 1
-        self.assertEqual(tokenizer.vocab, [*learned, ""])
+        self.assertEqual(tokenizer.vocab, learned)
+        self.assertEqual(tokenizer.vocab, module.Tokenizer(docs[::-1]).vocab)
         self.assertGreater(len(learned), 20)
         for doc, piece in zip(docs, pieces):
-            tokens = tokenizer.encode(doc)[1:-1]
-            self.assertEqual([tokenizer.vocab[token] for token in tokens], piece)
-
-    def test_bpe_decodes_what_it_encodes_and_knows_no_other_characters(self):
-        module = program("BPE")
-        tokenizer = module.Tokenizer(["hanna", "anna", "joanna", "ann"])
-        for text in ("", "hannah", "jjo", "nanana"):
-            tokens = tokenizer.encode(text)
-            self.assertEqual(tokenizer.decode(tokens), text)
-            self.assertEqual([tokens[0], tokens[-1]], [len(tokenizer.vocab) - 1] * 2)
-        self.assertLess(len(tokenizer.encode("anna")), 6)
+            tokens = tokenizer.encode(doc)
+            self.assertEqual([tokenizer.vocab[token] for token in tokens[1:-1]], piece)
+            self.assertEqual(tokenizer.decode(tokens), doc)
         with self.assertRaises(module.InputError):
-            tokenizer.encode("hanne")
+            tokenizer.encode("abe")
 
-    def test_bpe_does_not_depend_on_the_order_of_the_documents(self):
-        module, docs = program("BPE"), ["abcd", "cdab", "bcda", "dabc"]
-        self.assertEqual(module.Tokenizer(docs).vocab, module.Tokenizer(docs[::-1]).vocab)
+    def test_bpe_trains_writes_and_is_saved(self):
+        for names in (["BPE", "save and load"], ["save and load", "BPE"]):
+            module, model, printed = self.trained(*names, argv=["--prompt", "han", "--steps", 2])
+            self.assertIn(f"vocab size: {len(model.tokenizer.vocab) + 1}", printed)
+            self.assertIn("sample  1: han", printed)
+            again = module.load(self.folder / "model.json")
+            self.assertIn("na", model.tokenizer.vocab)
+            self.assertEqual(again.tokenizer.encode("hanna"), model.tokenizer.encode("hanna"))
+            saved = (self.folder / "model.json").read_bytes()
+            self.assertIn("does not read 'na'", self.refusal(program("save and load"), saved))
 
-    def test_bpe_trains_and_writes(self):
-        model, out = run_main(
-            program("BPE"),
-            self.path("docs.txt", "hanna\nanna\nann\n"),
-            "--steps",
-            "2",
-            "--samples",
-            "1",
-            "--prompt",
-            "han",
-        )
-        self.assertIn(f"vocab size: {len(model.tokenizer.vocab)}", out)
-        self.assertIn("sample  1: han", out)
-        self.assertIn("ann", model.tokenizer.vocab)
+    # Blocks
 
-    # blocks
-
-    def test_blocks_hold_the_whole_text(self):
-        module, text = program("blocks"), "To be,\nor not to be:\r\n\n  that is the question."
-        module.block_length = 7
-        blocks = module.read_docs(self.path("book.txt", text))
-        self.assertEqual("".join(blocks), text.replace("\r\n", "\n"))
-        self.assertEqual({len(block) for block in blocks[:-1]}, {7})
-        self.assertTrue(0 < len(blocks[-1]) <= 7)
-        for bad in ("", " \n\n ", "a\0b"):
-            with self.assertRaises(module.InputError):
-                module.read_docs(self.path("bad.txt", bad))
-
-    def test_blocks_are_as_long_as_the_model_sees(self):
-        module, seen = program("blocks"), []
-        plain = module.train
-        module.train = lambda model, sequences: plain(model, seen.extend(sequences) or sequences)
-        model, out = run_main(
-            module,
-            self.path("book.txt", "lorem ipsum dolor\n" * 10),
-            "--block-size",
-            "9",
-            "--steps",
-            "1",
-            "--samples",
-            "1",
-        )
-        self.assertIn("num docs: 20, 2 held out, 20 cut", out)
-        bos = len(model.tokenizer.vocab) - 1
+    def test_blocks_hold_the_whole_text_in_pieces_as_long_as_the_model_sees(self):
+        text = "\ufeffTo be,\nor not to be:\r\n\n  that is the question." * 5
+        module = program("blocks")
+        seen, train = [], module.train
+        module.train = lambda model, tokens: train(model, seen.extend(tokens) or tokens)
+        argv = "--block-size 9 --steps 1 --samples 1".split()
+        model, printed = self.main(module, self.file(text), *argv)
+        text = text[1:].replace("\r\n", "\n")
+        self.assertIn(f"num docs: {math.ceil(len(text) / 9)}, 2 held out, ", printed)
+        bos = model.tokenizer.bos
         for tokens in seen:  # BOS, nine characters, and a BOS beyond the last position
-            self.assertEqual([i for i, token in enumerate(tokens) if token == bos], [0, 10])
+            self.assertEqual((tokens[0], tokens[-1]), (bos, bos))
+            self.assertIn(model.tokenizer.decode(tokens), text)
+            self.assertEqual(len(tokens) == 11, len(tokens) > 10)
+        blocks = module.read_docs(self.file(text))
+        self.assertEqual("".join(blocks), text)
+        self.assertEqual({len(block) for block in blocks[:-1]}, {9})
+        self.assertTrue(0 < len(blocks[-1]) <= 9)
+        for bad in ("", " \n\n ", "a\0b"):
+            with self.assertRaisesRegex(module.InputError, "holds no text"):
+                module.read_docs(self.file(bad))
 
-    # save and load
+    # Save and load
 
     def test_what_is_saved_comes_back_to_the_last_bit(self):
-        module, model, out = self.trained()
-        self.assertIn(f"saved: {module.SAVED}\n", out)
-        numbers = [0.1 + 0.2, 5e-324, -0.0, 1.7976931348623157e308, 1 / 3]
-        for value, number in zip(model.parameters(), numbers):
-            value.data = number
-        module.save(model, module.SAVED)
-        again = program("save and load").load(module.SAVED)
-        self.assertEqual(list(again.weights), list(model.weights))
-        for name, matrix in model.weights.items():
-            for row, row_again in zip(matrix, again.weights[name]):
-                digits = [value.data.hex() for value in row]
-                self.assertEqual([value.data.hex() for value in row_again], digits)
-        self.assertEqual(again.tokenizer.vocab, model.tokenizer.vocab)
+        module, model, printed = self.trained("save and load")
+        self.assertIn("\nsaved: model.json\n", printed)
+        extremes = [0.1 + 0.2, 5e-324, -0.0, 1.7976931348623157e308, 1 / 3]
+        for value, value.data in zip(model.parameters(), extremes):
+            pass
+        module.save(model, self.folder / "model.json")
+        again = program("save and load").load(self.folder / "model.json")
+        self.assertEqual(str(weights_of(again)), str(weights_of(model)))  # which tells -0.0, too
+        self.assertEqual(vars(again.tokenizer), vars(model.tokenizer))
         for name in module.HYPERPARAMETERS:
             self.assertEqual(getattr(again.config, name), getattr(model.config, name), name)
-
-    def test_a_loaded_model_writes_the_same(self):
-        module, model, _ = self.trained()
-        again = module.load(module.SAVED)
+        module, model, _ = self.trained("save and load")
+        again = module.load(self.folder / "model.json")
         texts = [module.generate(m, "han", 1.0, random.Random(3)) for m in (model, again)]
-        self.assertEqual(texts[0], texts[1])
-
-    def test_bpe_is_saved_too_and_not_loaded_without_it(self):
-        module, model, _ = self.trained("BPE")
-        again = module.load(module.SAVED)
-        self.assertIn("na", model.tokenizer.vocab)
-        self.assertEqual(again.tokenizer.encode("hanna"), model.tokenizer.encode("hanna"))
-        with open(module.SAVED, encoding="utf-8") as file:
-            self.assertIn("does not read 'na'", self.refusal(program("save and load"), file.read()))
+        self.assertEqual(*texts)
 
     def test_saving_is_all_or_nothing(self):
-        module, model, _ = self.trained()
-        with open(module.SAVED, encoding="utf-8") as file:
-            before = file.read()
+        module, model, _ = self.trained("save and load")
+        path = self.folder / "model.json"
+        before = path.read_bytes()
 
         def full_disk(content, file):
             file.write(json.dumps(content)[:50])
+            self.assertEqual(path.read_bytes(), before)  # it goes to another name first
             raise OSError("no space left")
 
-        module.json = type("json", (), {"dump": staticmethod(full_disk)})
-        with self.assertRaisesRegex(OSError, "no space left"):
-            module.save(model, module.SAVED)
-        model.parameters()[5].data = float("nan")
-        with self.assertRaisesRegex(FloatingPointError, "not finite"):
-            module.save(model, module.SAVED)
-        with open(module.SAVED, encoding="utf-8") as file:
-            self.assertEqual(file.read(), before)
+        with mock.patch.object(json, "dump", full_disk):
+            with self.assertRaisesRegex(OSError, "no space left"):
+                module.save(model, path)
+        model.parameters()[5].data = math.nan
+        with self.assertRaises(FloatingPointError):
+            module.save(model, path)
+        self.assertEqual(path.read_bytes(), before)
         self.assertEqual(sorted(os.listdir(self.folder)), ["docs.txt", "model.json"])
 
-    def test_saving_goes_to_another_name_first(self):
-        module, model, _ = self.trained()
-        moves, os_module = [], module.os
-
-        class Watched:
-            path, remove = os_module.path, staticmethod(os_module.remove)
-
-            @staticmethod
-            def replace(source, target):
-                with open(source, encoding="utf-8") as file:
-                    moves.append((json.load(file)["vocab"], target))  # whole, before it is moved
-                os_module.replace(source, target)
-
-        module.os = Watched
-        module.save(model, self.path("other.json"))
-        self.assertEqual(moves, [(model.tokenizer.vocab, self.path("other.json"))])
-
     def test_a_file_that_is_no_model_is_refused(self):
-        module, _, _ = self.trained()
-        with open(module.SAVED, encoding="utf-8") as file:
-            text = file.read()
+        module, _, _ = self.trained("save and load")
+        text = (self.folder / "model.json").read_text(encoding="utf-8")
+        good = json.loads(text)
         for cut in (0, 1, len(text) // 2, len(text) - 1):
             self.refusal(module, text[:cut])
-        for foreign in ("anna\n", "[" * 100000, [], 7, None, {}, {"config": 1}, text + "{}"):
+        for foreign in ("anna\n", "[" * 100000, [], 7, None, {}, text + "{}", b"\xff\xfe{"):
             self.refusal(module, foreign)
-        with open(self.path("bytes.json"), "wb") as file:
-            file.write(b"\xff\xfe{")
-        with self.assertRaises(module.InputError):
-            module.load(self.path("bytes.json"))
+        self.refusal(module, {**good, "more": 1})
         with self.assertRaises(OSError):
-            module.load(self.path("missing.json"))
-
-    def test_wrong_contents_are_refused(self):
-        module, _, _ = self.trained()
-        with open(module.SAVED, encoding="utf-8") as file:
-            good = json.load(file)
+            module.load(self.folder / "missing.json")
+        for part, bad in itertools.product(good, (None, 3, "abc", [], {}, [None], {"a": 1})):
+            self.refusal(module, {**good, part: bad})
+        sizes = "n_embd n_layer n_head block_size learning_rate".split()
+        for name, bad in itertools.product(sizes, (-1, 1.5e300, 10**18, "8", None, True, [8])):
+            message = self.refusal(module, {**good, "config": {**good["config"], name: bad}})
+            self.assertIn(f"{name} is {bad!r}", message)
+        for new in ({"n_embd": 4}, {"n_head": 3}, {"n_layer": 10**12}, {"learning_rate": math.nan}):
+            self.refusal(module, {**good, "config": {**good["config"], **new}})
+        self.refusal(module, {**good, "config": {"n_embd": 8}})
         vocab, wte = good["vocab"], good["weights"]["wte"]
-
-        def changed(part, **new):
-            return {**good, part: {**good[part], **new}}
-
-        for size in ("n_embd", "n_layer", "n_head", "block_size", "learning_rate"):
-            for value in (-1, 1.5e300 if size != "learning_rate" else 1, "8", None, True, [8]):
-                message = self.refusal(module, changed("config", **{size: value}))
-                self.assertIn(f"{size} is", message)
-        self.refusal(module, changed("config", n_embd=4))
-        self.refusal(module, changed("config", n_head=3))
-        self.refusal(module, changed("config", n_layer=10**12))
-        self.refusal(module, changed("config", learning_rate=float("nan")))
-        for part in good:
-            for bad in (None, 3, "abc", [], {}, [None], {"a": 1}):
-                self.refusal(module, {**good, part: bad})
         for bad in (
             vocab[:-1],
-            vocab[::-1],
             ["aa", *vocab[1:]],
             [["a"], *vocab[1:]],
             [vocab[1], *vocab[1:]],
-            [*vocab[:-1], "z", ""],
+            [*vocab, "z"],
+            [*vocab, ""],
             ["", *vocab[1:]],
         ):
             self.refusal(module, {**good, "vocab": bad})
-        for bad in (None, 3, wte[:-1], [*wte, wte[0]], [wte[0][:-1], *wte[1:]], wte[0]):
-            self.refusal(module, changed("weights", wte=bad))
-        for bad in (float("nan"), float("inf"), "0.5", None, True, [0.5]):
-            message = self.refusal(module, changed("weights", wte=[[bad, *wte[0][1:]], *wte[1:]]))
-            self.assertIn("wte holds", message)
-        self.refusal(module, changed("weights", more=wte))
+        rows = [wte[:-1], [*wte, wte[0]], [wte[0][:-1], *wte[1:]], wte[0], None, 3]
+        for number in (math.nan, math.inf, -math.inf, "0.5", None, True, False, [0.5]):
+            rows.append([*wte[:-1], [*wte[-1][:-1], number]])
+        for bad in rows:
+            message = self.refusal(module, {**good, "weights": {**good["weights"], "wte": bad}})
+        self.assertIn("wte holds something else than finite numbers", message)
+        self.refusal(module, {**good, "weights": {**good["weights"], "more": wte}})
         self.refusal(module, {**good, "weights": {"wte": wte}})
-        self.refusal(module, {**good, "config": {"n_embd": 8}})
-        module.load(self.path("good.json", json.dumps(good)))
+        module.load(self.file(json.dumps(good), "good.json"))
 
-    # fine-tuning
+    # Continue
 
-    def tuned(self, text, *argv):
-        module = program("save and load", "fine-tuning")
-        module.START, module.SAVED = self.path("model.json"), self.path("tuned.json")
-        return module, *run_main(module, self.path("new.txt", text), *argv)
+    def test_a_run_that_goes_on_ends_as_one_that_never_stopped(self):
+        many = "dropout,RoPE,mini-batches,weight decay,continue,gradient clipping,warm-up"
+        for names in (["continue"], many.split(",")):
+            argv = ["--steps", 9, "--learning-rate", 0.1]
+            _, whole, printed = self.trained(*names, argv=argv)
+            self.assertIn("\nkept: stopped.json\n", printed)
+            for done in (3, 7):  # where it is interrupted: in computing a gradient, and in a step
+                (self.folder / "stopped.json").unlink()
+                module = program(*names)
+                gradients, plain = module.gradients, module.Adam.__mro__[-2]
+
+                def interrupted_gradients(model, sequences, step):
+                    if step == 4 == done + 1:
+                        raise KeyboardInterrupt
+                    return gradients(model, sequences, step)
+
+                def interrupted_step(self, rate, step=plain.step, **settings):
+                    step(self, rate, **settings)
+                    if self.t == 8 == done + 1:
+                        raise KeyboardInterrupt  # before all that it did was kept
+
+                module.gradients, plain.step = interrupted_gradients, interrupted_step
+                with in_folder(self.folder):
+                    self.main(module, self.folder / "docs.txt", "--n-embd", 8, *argv)
+                again, model, found = self.trained(*names, argv=argv)
+                self.assertIn(f"\ngoing on after step {done}\n", found)
+                self.assertEqual(weights_of(model), weights_of(whole))
+                tail = printed[printed.index("step    9") :]
+                self.assertTrue(masked(found).endswith(masked(tail)), found)
+            (self.folder / "stopped.json").unlink()
+
+    def test_more_steps_learn_what_comes_next_and_another_run_is_refused(self):
+        self.trained("continue", argv=["--steps", 3])
+        module = program("continue")
+        seen, gradients = [], module.gradients
+        module.gradients = lambda *args: seen.append(args[2]) or gradients(*args)
+        argv = ["--samples", 1, "--n-embd", 8, "--steps", 5]
+        with in_folder(self.folder):
+            for _ in range(2):  # the second time nothing is left to do
+                _, printed = self.main(module, self.folder / "docs.txt", *argv)
+            self.assertEqual(seen, [4, 5])
+            self.assertIn("going on after step 5\nheld-out", printed)
+            kept = json.loads(pathlib.Path("stopped.json").read_bytes())
+            config = config_of(module, n_embd=8, steps=5, file=str(self.folder / "docs.txt"))
+            other = self.file("anna\nhanna\nnina\nhan\n", "other.txt")
+            for new in ({"file": str(other)}, {"seed": 1}, {"n_head": 2}, {"n_embd": 4}):
+                with self.assertRaisesRegex(module.InputError, "another file, seed or model"):
+                    self.quiet(module.run, types.SimpleNamespace(**{**vars(config), **new}))
+            for bad in ("", "{}", "[]", json.dumps({**kept, "weights": [None]})):
+                pathlib.Path("stopped.json").write_text(bad)
+                with self.assertRaisesRegex(module.InputError, "stopped.json cannot be used: "):
+                    self.quiet(module.run, config)
+
+    # Fine-tuning
 
     def test_fine_tuning_goes_on_from_the_saved_weights(self):
-        _, base, _ = self.trained()
-        _, model, _ = self.tuned("nan\nhah\n", "--steps", "0", "--samples", "0")
-        self.assertEqual(model.tokenizer.vocab, base.tokenizer.vocab)
-        self.assertEqual((model.config.n_embd, model.config.steps), (8, 0))
-        for old, new in zip(base.parameters(), model.parameters()):
-            self.assertEqual(old.data, new.data)
-        module, model, out = self.tuned("nan\n", "--steps", "8", "--samples", "0")
-        first, nan = module.load(module.START), [model.tokenizer.encode("nan")]
-        for old, new in zip(base.parameters(), first.parameters()):
-            self.assertEqual(old.data, new.data)  # the file to start from is left as it was
-        losses = [module.evaluate(m, nan) for m in (first, model, module.load(module.SAVED))]
-        self.assertIn(f"step    1 / 8 | loss {losses[0]:.4f}", out)
-        self.assertLess(losses[1], losses[0] - 0.1)
-        self.assertEqual(losses[1], losses[2])
+        for above in ([], ["RoPE"]):
+            names = [*above, "save and load", "fine-tuning"]
+            _, base, _ = self.trained(*names[:-1])
+            tune = functools.partial(self.trained, *names, text="nan\n")
+            module, model, _ = tune(argv=["--steps", 0, "--block-size", 3])
+            self.assertEqual(vars(model.tokenizer), vars(base.tokenizer))
+            self.assertEqual((model.config.block_size, model.config.steps), (16, 0))
+            self.assertEqual(weights_of(model), weights_of(base))
+            self.assertEqual(len(model.parameters()), len(base.parameters()))
+            module, model, printed = tune(argv=["--steps", 8])
+            nan, files = [model.tokenizer.encode("nan")], (module.START, module.SAVED)
+            start, tuned = (module.load(self.folder / name) for name in files)
+            self.assertEqual(weights_of(start), weights_of(base))  # this file is left as it was
+            self.assertEqual(weights_of(tuned), weights_of(model))
+            loss = module.evaluate(start, nan)
+            self.assertIn(f"step    1 / 8 | loss {loss:.4f}", printed)
+            self.assertLess(module.evaluate(tuned, nan), loss - 0.1)
 
     def test_fine_tuning_names_the_characters_that_the_vocabulary_lacks(self):
-        self.trained()
+        self.trained("save and load")
         module = program("save and load", "fine-tuning")
-        self.assertEqual([module.START, module.SAVED], ["model.json", "tuned.json"])
-        module.START, module.SAVED = self.path("model.json"), self.path("tuned.json")
-        values = {name: default for name, (default, _, _) in module.HYPERPARAMETERS.items()}
-        config = module.argparse.Namespace(file=self.path("new.txt", "nina\nzoë\n"), **values)
-        with self.assertRaisesRegex(module.InputError, r"3 characters .*\['o', 'z', 'ë'\]"):
-            module.run(config)
-        self.assertFalse(os.path.exists(module.SAVED))
+        config = config_of(module, file=str(self.file("nina\nzoë\n", "new.txt")))
+        with in_folder(self.folder):
+            with self.assertRaisesRegex(module.InputError, r"3 characters: \['o', 'z', 'ë'\]"):
+                self.quiet(module.run, config)
+        self.assertEqual(sorted(os.listdir(self.folder)), ["docs.txt", "model.json", "new.txt"])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -3603,5 +3370,7 @@ if __name__ == "__main__":
         benchmark()
     elif "--ladder" in sys.argv[1:]:
         climb()
+    elif sys.argv[1:2] == ["--write"]:
+        write(*sys.argv[2:])
     else:
         unittest.main()
