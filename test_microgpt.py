@@ -10,7 +10,6 @@ textbook kind that shares no line with the one under test. What the model comput
 its formula, written once more on plain numbers.
 """
 
-import argparse
 import ast
 import builtins
 import cmath
@@ -32,7 +31,6 @@ import pathlib
 import platform
 import random
 import re
-import runpy
 import shutil
 import signal
 import statistics
@@ -185,7 +183,8 @@ def formula(model, tokens, activation=relu_squared, rotary=False, weights=None):
         return dense(found, f"{layer}.attn_wo")
 
     x = [weights["wte"][token] for token in tokens]
-    x = add(x, weights["wpe"]) if "wpe" in weights else x
+    if "wpe" in weights:  # RoPE has none
+        x = add(x, weights["wpe"][: len(tokens)])
     if "final_norm" not in weights:
         x = norm(x, "embedding_norm")
     for layer in (f"layer{i}" for i in range(model.config.n_layer)):
