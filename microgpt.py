@@ -27,7 +27,7 @@ class InputError(ValueError):
     """What the user gave cannot be used; the message says why in one line."""
 
 def read_docs(path):
-    """The lines of a UTF-8 file, stripped, without blank ones. Raises OSError and ValueError."""
+    """The lines of a UTF-8 file, stripped, without blank ones. Raises OSError or ValueError."""
     with open(path, encoding="utf-8-sig") as file:
         docs = [line.strip() for line in file if line.strip()]
     if not docs or "\0" in "".join(docs):
@@ -40,7 +40,7 @@ class Tokenizer:
     def __init__(self, docs):
         self.vocab = sorted(set().union(*docs))
         self.ids = {char: token for token, char in enumerate(self.vocab)}
-        self.bos = len(self.vocab)  # "beginning of sequence"; after a text it marks the end
+        self.bos = len(self.vocab)  # "beginning of sequence"; after a text the same token ends it
         self.vocab_size = self.bos + 1
 
     def encode(self, text):
@@ -57,7 +57,7 @@ class Tokenizer:
 
 # --- 2. Autograd: numbers that remember what they were computed from -------------------------
 
-# Counts on from the clock: a notebook cell run again makes Values younger than all before.
+# Counted from the clock: if this part is run again, the new Values are still the youngest.
 births = itertools.count(time.perf_counter_ns())
 
 class Value:
@@ -81,7 +81,7 @@ class Value:
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
     def __pow__(self, n):
-        return Value(self.data**n, (self,), (n * self.data ** (n - 1),))
+        return Value(self.data**n, (self,), (n and n * self.data ** (n - 1),))
 
     def exp(self):
         result = math.exp(self.data)
@@ -110,14 +110,14 @@ class Value:
         """
         reached, level = {self}, {self}
         while level:
-            level = {i for value in level for i in value.inputs if i.inputs} - reached
+            level = {i for value in level for i in value.inputs if i.inputs} - reached  # no leaves
             reached |= level
         for value in reached:
             if value.inputs:
                 value.grad = 0.0
         self.grad += 1.0  # d self / d self
         for value in sorted(reached, key=operator.attrgetter("birth"), reverse=True):
-            if value.grad:  # many have nothing to pass on: below 0, relu's slope is 0
+            if value.grad:  # where a relu gives 0, there is nothing to pass on
                 for source, local_grad in zip(value.inputs, value.local_grads):
                     source.grad += local_grad * value.grad
 
@@ -144,24 +144,25 @@ def logsumexp(x):  # [n] -> one Value
 # --- 3. The model: from a token to logits, which are scores for each possible next token -----
 
 class Model:
-    """The weights by name: the numbers that training changes. `config` has what part 7 lists.
+    """The weights by name: the numbers that training changes.
 
-    Raises InputError for sizes that do not fit together, or are too large.
+    `config` is any object with n_embd, n_head, n_layer and block_size. Raises InputError for
+    sizes that do not fit together, or are too large.
     """
 
     def __init__(self, config, tokenizer, rng):
-        n, n_vocab, n_block = config.n_embd, tokenizer.vocab_size, config.block_size
+        n, n_vocab, n_position = config.n_embd, tokenizer.vocab_size, config.block_size
         if n % config.n_head:
             raise InputError(f"n_head {config.n_head} does not divide n_embd {n}")
         # A layer has 12 n^2 weights: 4 n^2 in attention, and twice 4 n^2 in the MLP.
-        if n * (2 * n_vocab + n_block + 12 * config.n_layer * n) > 10**7:
-            raise InputError("over 10**7 weights")
+        if n * (2 * n_vocab + n_position + 12 * config.n_layer * n) > 10**7:
+            raise InputError("over 10**7 weights, too many for plain Python")
 
         def draw(n_out, n_in):  # -> [n_out, n_in]
             return [[Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
 
         # Token to vector, position to vector, vector to logits.
-        weights = {"wte": draw(n_vocab, n), "wpe": draw(n_block, n), "lm_head": draw(n_vocab, n)}
+        weights = {"wte": draw(n_vocab, n), "wpe": draw(n_position, n), "lm_head": draw(n_vocab, n)}
         for layer in range(config.n_layer):
             for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):  # query, key, value, output
                 weights[f"layer{layer}.{name}"] = draw(n, n)
@@ -227,7 +228,7 @@ def embed(model, token, position):  # two ids -> [n_embd]
     return add(model.weights["wte"][token], model.weights["wpe"][position])
 
 def gpt(model, token, position, keys, values):  # two ids -> [vocab_size]
-    """One token in, the logits of the next one out."""
+    """One token in, the logits of the next one out; its keys and values are kept for later."""
     x = rmsnorm(embed(model, token, position))
     for layer in range(model.config.n_layer):
         x = add(x, attention(model, layer, rmsnorm(x), keys, values))
@@ -270,11 +271,11 @@ class Adam:
             param.data -= rate * (m / unbias1) / (math.sqrt(v / unbias2) + eps)
 
 def learning_rate(config, step):
-    """It falls in a straight line to 0; the first step is step 1."""
+    """The rate of a step, from 1 on: it falls in a straight line, and after the last it is 0."""
     return config.learning_rate * (1 - (step - 1) / config.steps)
 
 def gradients(model, sequences, step):
-    """Add the gradient of this step's loss to the weights' grads, and return that loss."""
+    """One step forward and back: adds to the weights' grads, and returns the document's loss."""
     loss = document_loss(model, sequences[(step - 1) % len(sequences)])
     loss.backward()
     return loss.data
@@ -286,7 +287,7 @@ def finite(number, what):
     return number
 
 def report(steps, losses, start):
-    """Print how it goes: a terminal has one line for all steps, others one for every 100th."""
+    """Print how it goes: in a terminal one line that is written over, elsewhere every 100th."""
     step = len(losses)
     pace = (time.perf_counter() - start) / step
     line = (
@@ -294,16 +295,16 @@ def report(steps, losses, start):
         f" | last 100 {sum(losses[-100:]) / min(step, 100):.4f}"
         f" | {1000 * pace:5.1f} ms/step | {pace * (steps - step):4.0f} s left"
     )
-    if hasattr(sys.stdout, "isatty") and sys.stdout.isatty():  # a notebook's stdout may lack it
+    if sys.stdout is sys.__stdout__ and os.isatty(1):  # IDLE and notebooks replace stdout
         width = shutil.get_terminal_size().columns - 1
         end = "\r" if step < steps and math.isfinite(losses[-1]) else "\n"
-        print(f"{line:{width}.{width}}", end=end)  # filled and cut, to cover the last one
+        print(f"{line:<{width}.{width}}", end=end)  # filled and cut, to cover the one before
     elif step in (1, steps) or step % 100 == 0:
         print(line)
 
 @contextlib.contextmanager
 def without_collector():
-    """Switch off Python's search for unused cycles: Values make none, and it takes long."""
+    """Pause Python's search for dead cycles: Values make none, and the search takes long."""
     was_on = gc.isenabled()
     if sys.implementation.name == "cpython":  # PyPy needs it: it does not count references
         gc.disable()
@@ -327,7 +328,7 @@ def train(model, sequences):
             finite(losses[-1], f"the loss of step {step}")
             optimizer.step(learning_rate(model.config, step))
     except KeyboardInterrupt:
-        print("\ninterrupted: what was learned so far is kept")
+        print("\ninterrupted: measuring and writing with what was learned so far")
 
 def evaluate(model, sequences):
     """The mean loss of the sequences. Raises FloatingPointError if it is not finite."""
@@ -365,10 +366,11 @@ def generate(model, prompt="", temperature=0.5, rng=random):
 
 # --- 6. The whole story ----------------------------------------------------------------------
 
+@without_collector()
 def run(config):
     """Read, shuffle, hold out, train, measure, write. Returns the trained model.
 
-    `config` has part 7's flags as attributes. Raises OSError and ValueError before the training.
+    `config` has part 7's flags as attributes. Raises OSError or ValueError before the training.
     """
     rng = random.Random(config.seed)
     docs = read_docs(config.file)
@@ -380,20 +382,17 @@ def run(config):
     n_train = len(docs) - min(200, len(docs) // 10)
     held_out = sequences[n_train:]  # never trained on
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
-    print(f"vocab size: {model.tokenizer.vocab_size}\nnum params: {len(model.parameters())}")
-    with without_collector():
-        train(model, sequences[:n_train])
-    even = math.log(model.tokenizer.vocab_size)
+    n_vocab = model.tokenizer.vocab_size
+    print(f"vocab size: {n_vocab}\nnum params: {len(model.parameters())}")
+    train(model, sequences[:n_train])
+    even = f"guessing evenly {math.log(n_vocab):.4f}"
     if held_out:
         loss = evaluate(model, held_out)
-        choices = math.exp(min(loss, 700))  # so many equal choices have this loss; 710 overflows
-        print(
-            f"held-out loss {loss:.4f}, guessing evenly {even:.4f}:"
-            f" as unsure as among {choices:.1f} equal choices, not {math.exp(even):.0f}"
-        )
+        choices = f"{round(math.exp(min(loss, 700)), 1)} equal choices"  # exp(710) would overflow
+        print(f"held-out loss {loss:.4f}, {even}: as unsure as among {choices}, not {n_vocab}")
     else:
-        print(f"held-out loss unknown (fewer than 10 documents), guessing evenly {even:.4f}")
-    known = {"", *(doc[: config.block_size] for doc in docs)}
+        print(f"held-out loss unknown (fewer than 10 documents), {even}")
+    known = {"", *(doc[: config.block_size] for doc in docs)}  # a sample is no longer than that
     n_new = 0
     for number in range(1, config.samples + 1):
         text = generate(model, config.prompt, config.temperature, rng)
@@ -446,5 +445,6 @@ def main(argv=()):
         parser.exit(130)
 
 if __name__ == "__main__":
-    # In a notebook there is no __file__, and sys.argv is the notebook's.
-    model = main(sys.argv[1:] if "__file__" in globals() else ())
+    # In a notebook, which may lack __file__, sys.argv is meant for the kernel.
+    as_script = "__file__" in globals() and "kernel_launcher" not in sys.argv[0]
+    model = main(sys.argv[1:] if as_script else ())
