@@ -573,22 +573,16 @@ class TestModel(Facts):
         self.assertEqual(microgpt.cross_entropy([Value(0.0), Value(5000.0)], 0).data, 5000.0)
 
     def test_a_long_document_is_neither_walked_through_nor_copied(self):
-        looked_at = []
-
         class Document(list):
-            def __getitem__(self, key):
-                found = super().__getitem__(key)
-                looked_at.append(len(found) if isinstance(key, slice) else 1)
-                return found
+            __iter__ = None
 
-            def __iter__(self):
-                raise AssertionError("walked through")
+            def __getitem__(self, key):
+                assert isinstance(key, int) or key.stop <= 7, "copied"
+                return super().__getitem__(key)
 
         model = model_of()
-        document = Document([4] + [0, 1] * 50)
-        loss = microgpt.document_loss(model, document).data
+        loss = microgpt.document_loss(model, Document([4] + [0, 1] * 50)).data
         self.assertEqual(loss, microgpt.document_loss(model, [4] + [0, 1] * 3).data)
-        self.assertLessEqual(sum(looked_at), 3 * model.config.block_size)
 
     def test_the_limit_of_ten_million_weights_is_exact(self):
         rng = mock.Mock(**{"gauss.side_effect": EOFError})  # the sizes were accepted
@@ -667,13 +661,9 @@ class TestTokenizer(Facts):
         self.assertRaisesRegex(InputError, message, tokenizer.encode, "avz")
 
     def test_a_text_is_encoded_without_a_walk_through_the_vocabulary(self):
-        def walk(self):
-            raise AssertionError("walked through")
-
-        tokenizer = Tokenizer(["abc"])
-        walks = dict.fromkeys(("__iter__", "keys", "items", "values"), walk)
-        tokenizer.ids = type("Ids", (dict,), walks)(tokenizer.ids)
-        tokenizer.vocab = type("Vocab", (list,), {"__iter__": walk})(tokenizer.vocab)
+        tokenizer, walks = Tokenizer(["abc"]), ("__iter__", "keys", "items", "values")
+        tokenizer.ids = type("Ids", (dict,), dict.fromkeys(walks))(tokenizer.ids)
+        tokenizer.vocab = type("Vocab", (list,), {"__iter__": None})(tokenizer.vocab)
         self.assertEqual(tokenizer.encode("cab"), [3, 2, 0, 1, 3])
         self.assertRaises(InputError, tokenizer.encode, "xyz")
 
