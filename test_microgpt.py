@@ -3,7 +3,9 @@ and the command line. Nothing but the standard library is needed.
 
     python test_microgpt.py                 run the facts (also: python -m unittest, pytest)
     python test_microgpt.py --benchmark     measure it against the plain engine below
-    python test_microgpt.py --ladder        climb from counting letters to a GPT
+    python test_microgpt.py --stages        run the README's class, and print its plan
+    python test_microgpt.py --stage 3       print the program of its third stage
+    python test_microgpt.py --notebook class.ipynb      write the class as a notebook
 
 Every gradient is proved twice: against finite differences, and against a second engine of the
 textbook kind that shares no line with the one under test. What the model computes is proved by
@@ -214,9 +216,10 @@ def plain_loss(model, tokens, weights):
 def section(heading):
     """The README's text below a heading, up to the next one of the same or a higher level."""
     level = len(heading.split()[0])
-    found = re.search(rf"(?ms)^{re.escape(heading)}$\n(.*?)(?=^#{{1,{level}}} |\Z)", README)
+    bare = re.sub(r"(?ms)^```.*?^```$", lambda block: "." * len(block.group()), README)
+    found = re.search(rf"(?ms)^{re.escape(heading)}$\n(.*?)(?=^#{{1,{level}}} |\Z)", bare)
     assert found, f"no {heading!r} in the README"
-    return found.group(1)
+    return README[found.start(1) : found.end(1)]
 
 
 def readme_blocks(kind):
@@ -1262,39 +1265,101 @@ class TestBenchmark(Facts):
         self.assertEqual(multiply_adds(config, 5, [4, 0, 1, 2, 3, 4]), 3 * forward)
 
 
-class TestLadder(Facts):
-    def test_every_rung_runs_and_the_readme_shows_the_table(self):
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            climb("--steps", 2)
-        found = [row.split("|")[1:3] for row in printed.getvalue().splitlines()]
-        shown = [
-            row.split("|")[1:3] for row in section("## The ladder").splitlines() if row[:1] == "|"
-        ]
-        self.assertEqual(found, shown)
+class TestClass(Facts):
+    """The README's class: each stage runs and learns, and the last one is microgpt.py."""
 
-    def test_counting_gives_the_shares_of_the_pairs(self):
-        module = program("counting pairs", kind="rung")
-        model = model_of(["aab"])
-        model.config.steps = 1
-        module.train(model, [model.tokenizer.encode("aab")])
-        odds = microgpt.probabilities(module.gpt(model, 0, 0, {}, {}), 1.0)
-        self.assert_all_near(odds, [2 / 5, 2 / 5, 1 / 5], 1e-14)
+    QUICK = dict(steps=5, words=100, samples=1)  # with every 140th name, these held-out losses:
+    LOSSES = (
+        "2.8820 2.8820 3.3456 3.2950 3.2943 3.3161 3.2705 3.3082 3.2973 3.2072 3.2926 3.2933 3.2161"
+        " 3.2933"
+    )
 
-    def test_plain_gradient_descent_steps_against_the_gradient(self):
-        param = Value(3.0)
-        param.grad = -2.0
-        program("plain gradient descent", kind="rung").Adam([param]).step(0.5)
-        self.assertEqual(param.data, 4.0)
+    def names(self, each=1):
+        names = (HERE / "names.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+        return self.file("".join(names[::each]), "names.txt").parent
 
-    def test_without_attention_only_the_letter_and_its_place_count(self):
-        module = program("the MLP alone", kind="rung")
-        model = model_of(spread=5.0, module=module)
-        runs = []
-        for first in (0, 1):
-            keys, values = {}, {}
-            module.gpt(model, first, 0, keys, values)
-            runs.append(numbers(module.gpt(model, 2, 1, keys, values)))
-        self.assertEqual(*runs)
+    def losses(self, printed):
+        return " ".join(re.findall(r"held-out loss (\S+),", printed))
+
+    def test_the_last_stage_is_the_file_without_its_command_line(self):
+        file = ast.parse(SOURCE.split("# --- 7. ")[0].replace("import argparse\n", ""))
+        for node in ast.walk(file):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                node.body = node.body[ast.get_docstring(node) is not None :] or [ast.Pass()]
+        *found, config, call = ast.parse(stage("10")).body
+        self.assert_same([*map(ast.dump, found)], [*map(ast.dump, file.body)], "statements")
+        settings = {node.targets[0].id: ast.literal_eval(node.value) for node in config.body}
+        self.assertEqual(settings, {**vars(config_of()), "file": "names.txt"})
+        self.assertEqual(ast.dump(call), ast.dump(ast.parse("model = run(config)").body[0]))
+
+    def test_every_stage_runs_and_the_plan_tells_what_is_typed(self):
+        _, printed = self.quiet(plan, self.names(140), **self.QUICK)
+        rows = re.findall(r"(?m)^\| (\d\w?\+? .*) \|$", printed + section("## The class"))
+        rows = [row.split(" | ") for row in rows]
+        found, shown = rows[: len(STAGES)], rows[len(STAGES) :][: len(STAGES)]
+        self.assertEqual([row[:4] + row[6:] for row in found], [row[:4] + row[6:] for row in shown])
+        self.assertEqual(" ".join(row[4] for row in found if row[4]), self.LOSSES)
+        for name, minutes, count, characters, loss, choices, _ in shown:
+            self.assertLessEqual(int(count), 44, name)
+            self.assertEqual(choices, f"{math.exp(float(loss)):.1f}" if loss else "", name)
+            if not re.match(r"\d\+|10", name):  # asides, and what is pasted
+                self.assertGreaterEqual(200 * int(minutes), int(characters), name)
+        self.assertEqual(sum(int(row[1] or 0) for row in shown), 90)
+        stages = [new_lines(name) for name in built_on("10")]
+        lines = [line for new in stages for line in new.elements()]
+        typed = sum(len(line) + 1 for new in stages[:-1] for line in new.elements())
+        stay = sum(line in code_lines("10") for line in lines)
+        words = " ".join(section("## The class").split())
+        for told in (
+            f" of the {len(lines)} lines {stay} stay to the end,",
+            f" are {typed:,} characters, {typed / 200:.0f} minutes at 200 a minute; ",
+            f" {90 - typed / 200:.0f} are left to ask",
+        ):
+            self.assertTrue(told in words, told)
+
+    def test_what_needs_no_training_prints_what_the_readme_shows(self):
+        printed = {name: perform(stage(name), self.names()) for name in "1 2 3 3+ 4 5".split()}
+        shown = section("## The class")
+        for name in "2 3 3+ 5".split():
+            row = rf"(?m)^\| {re.escape(name)} .* \| {self.losses(printed[name])} \| "
+            self.assertRegex(shown, row)
+        for words in "be tagu geleri shireletare marielle erina samundo xblhtdvroamthkwu".split():
+            self.assertIn(f'"{words}"', shown)
+            self.assertIn(f": {words}\n", "".join(printed.values()))
+        self.assertIn("]\n[26, 4, 12, 12, 0, 26] emma\n", printed["1"])
+        grads, nudged, *walk = printed["4"].splitlines()
+        self.assertEqual(grads, "Value(data=2.0, grad=-2.0) Value(data=-3.0, grad=2.0)")
+        self.assert_near(float(nudged), -2.0, 1e-9)
+        self.assertRegex(walk[9], r"data=2\.98")
+
+    def test_the_table_of_letters_is_what_counting_gives(self):
+        for shown, count in (("13,880", "n_train"), ("1,000", "1000")):
+            text = stage("3+").replace("sequences[:n_train]", f"sequences[:{count}]")
+            texts = [changed(text, letters=letters) for letters in (1, 2, 3, 10)]
+            found = [self.losses(perform(text, self.names())) for text in texts]
+            self.assertIn(f"| {shown} names | {' | '.join(found)} |\n", section("## The class"))
+
+    def test_the_notebook_runs_from_top_to_bottom(self):
+        path = self.names(140) / "class.ipynb"
+        notebook(path)
+        self.assertRaises(FileExistsError, notebook, path)
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        code = [cell for cell in whole["cells"] if cell["cell_type"] == "code"]
+        for cell in code:
+            cell["source"] = changed(cell["source"], **self.QUICK)
+        printed = perform("\n\n".join(cell["source"] for cell in code), self.folder)
+        self.assertEqual(self.losses(printed), self.LOSSES)
+        if not all(map(importlib.util.find_spec, ("nbclient", "ipykernel"))):
+            self.skipTest("it ran as a script, since there is no nbclient and ipykernel")
+        import nbclient
+        import nbformat
+
+        whole = nbformat.from_dict(whole)
+        nbformat.validate(whole)
+        place = {"metadata": {"path": str(self.folder)}}
+        nbclient.NotebookClient(whole, timeout=300, resources=place).execute()
+        outputs = [out.text for cell in whole.cells for out in cell.get("outputs", ())]
+        self.assertEqual(self.losses("".join(outputs)), self.LOSSES)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -2731,42 +2796,166 @@ def awkward_lines():
 
 
 # ---------------------------------------------------------------------------------------------
-# The ladder
+# The class: microgpt.py in ten stages
 # ---------------------------------------------------------------------------------------------
 
-LADDER = [  # what it is called, the rung of the README that is pasted, the flags
-    ("counting pairs of letters", "counting pairs", ""),
-    (
-        "the same as a network, plain gradient descent",
-        "plain gradient descent",
-        "--n-layer 0 --learning-rate 0.3",
-    ),
-    ("the same with Adam", None, "--n-layer 0"),
-    ("with the MLP alone", "the MLP alone", ""),
-    ("with one head of attention", None, "--n-head 1"),
-    ("with four heads", None, ""),
-    ("the same for longer", None, "--steps 3000"),
-    (
-        "a bigger model, by smaller steps",
-        None,
-        "--n-embd 32 --steps 3000 --learning-rate 0.003",
-    ),
-]
+TYPED = {  # what of microgpt.py is typed at which stage; `f: text` is what begins so within f
+    "1": "config.file = 'names.txt'; config.seed = 42",  # and all that stands nowhere below
+    "2": "document_loss; run: n_train; run: held_out; run: n_vocab; run: train(; run: even;"
+    " run: if held_out; config.block_size = 16",
+    "3": "begin; generate; run: n_cut; run: print(f'num; run: known; run: n_new; run: for number;"
+    " run: print(f'not; config.prompt = ''; config.temperature = 0.5; config.samples = 20",
+    "3+": "config.letters = 3",
+    "4": "births; Value",
+    "5": "Value.exp; Value.__neg__; Value.__sub__; Value.__truediv__; dot; logsumexp; softmax;"
+    " Model.__init__: n, ; Model.__init__.draw; Model.__init__: weights; Model.parameters;"
+    " Model.__init__: self.weights; linear; cross_entropy; finite; evaluate; probabilities;"
+    " run: print(f'vocab; config.n_embd = 16",
+    "6": "learning_rate; gradients; train; config.steps = 1000; config.learning_rate = 0.3",
+    "7a": "Value.__pow__; rmsnorm; gpt",
+    "7b": "add; embed",
+    "7c": "Adam; config.learning_rate = 0.01",
+    "8": "Value: __slots__; Value.relu; activation; mlp; gpt: for; Model.__init__: for; report;"
+    " without_collector; run: @without_collector(); config.n_layer = 1",
+    "8+": "config.file = 'doubled.txt'; config.words = 2000",
+    "9a": "attend; attention; gpt: x = add(x, attention; Model.__init__: for name;"
+    " config.n_head = 1",
+    "9b": "config.n_head = 4",
+    "9+": "config.file = 'doubled.txt'",
+    "10": "InputError; read_docs: if; Tokenizer.encode: try; Value.log; Value.__rsub__;"
+    " Value.__rtruediv__; dot: if; Model.__init__: if; train: try; train: finite; begin: if;"
+    " generate: finite; run: begin",
+    "the command line": "HYPERPARAMETERS; main; if __name__",
+}
+STAGES = [*TYPED][:-1]
 
 
-def climb(*flags):
-    """Print the README's table: the held-out loss on names.txt that each rung reaches."""
-    print_row("rung", "flags", "held-out loss")
-    print_row("---", "---", "---")
-    print_row("guessing evenly", "", f"{math.log(27):.4f}")
-    for name, rung, rung_flags in LADDER:
-        module = program(*([rung] if rung else []), kind="rung")
-        _, output = run_main(module, "--samples", 0, *rung_flags.split(), *flags)
-        loss = re.search(r"held-out loss (\S+),", output).group(1)
-        print_row(name, f"`{rung_flags}`" if rung_flags else "", loss)
+def built_on(name):
+    """The stages that a stage consists of, itself the last; none builds on 3+, 8+ or 9+."""
+    return [n for n in STAGES[: STAGES.index(name)] if "+" not in n] + [name]
 
 
-# --- The benchmark: printed, never asserted, since machines differ -------------------------------
+def entries(names):
+    return [entry for name in names for entry in TYPED[name].replace("'", '"').split("; ")]
+
+
+def temporary(names):
+    """The README's first forms of definitions; the config, and what runs it."""
+    forms, config, main = {}, {"": "class config:"}, ""
+    for name in names:
+        for entry in entries([name]):
+            forms.pop(entry, None)  # typed as it stays
+            if entry.startswith("config."):
+                config[entry.split()[0]] = entry.replace("config.", "    ")
+        block = readme_blocks("stage").get(name, "").partition("\n")[2]
+        definition = r"(?m)^(?:def|class) (\w+).*\n(?:(?: .*)?\n)*"
+        forms.update((found[1], found[0]) for found in re.finditer(definition, block))
+        main = re.sub(definition, "", block) or main
+    return forms, "\n".join(config.values()) + "\n\n" + main
+
+
+def stage(name):
+    """A stage as a program: the lines of microgpt.py that are typed by then, and what is not."""
+    tree, lines, gone = ast.parse(SOURCE), ["", *SOURCE.splitlines()], set()
+    later = set(entries(TYPED)) - set(entries(built_on(name)))
+    forms, ending = temporary(built_on(name))
+
+    def look_into(parent, owner):
+        for node in getattr(parent, "body", ()):
+            first, text = node.lineno, lines[node.lineno].strip()
+            named = hasattr(node, "name")
+            key = (f"{owner}.{node.name}" if named else f"{owner}: {text}").lstrip(".: ")
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+                gone.update(range(first, node.end_lineno + 1))
+                if len(parent.body) == 1:
+                    lines[first - 1] += "\n    pass"
+            elif not any(map(key.startswith, later)):
+                look_into(node, key if named else owner)
+                for decorator in getattr(node, "decorator_list", ()):
+                    if f"{key}: {lines[decorator.lineno]}" in later:
+                        gone.add(decorator.lineno)
+            else:
+                while re.match(" *(@|# (?!---))", lines[first - 1]):  # with what is said about it
+                    first -= 1
+                gone.update(range(first, node.end_lineno + 1))
+                if isinstance(node, ast.Try):  # what it will guard is there already
+                    for number in range(node.body[0].lineno, node.body[-1].end_lineno + 1):
+                        gone.remove(number)
+                        lines[number] = lines[number][4:]
+                    look_into(node, owner)
+            if parent is tree and named and node.name in forms:
+                gone.update(range(first, node.end_lineno + 1))
+                lines[first - 1] += "\n" + forms.pop(node.name)
+
+    look_into(tree, "")
+    kept = [line for number, line in enumerate(lines) if number not in gone]
+    text = "\n".join([*kept, *forms.values(), ending])
+    text = re.sub(r"(?m)^import (\w+)\n", lambda i: i[0] * (f"{i[1]}." in text), text)  # if used
+    text = re.sub(r"(?m)^# ---.*\n+(?=# ---|class config)", "", text)  # a part with nothing yet
+    text = re.sub(r"(?m)^(class .*)\n\n", r"\1\n", re.sub(r"\n{3,}", "\n\n", text))
+    return text.replace("\n\n# ---", "\n\n\n# ---").strip() + "\n"
+
+
+def code_lines(name):
+    """How often a stage has each line of code, without comments and indentation."""
+    lines = [re.sub(r"(^|\s)# .*", "", line).strip() for line in stage(name).splitlines()]
+    return collections.Counter(filter(None, lines))
+
+
+def new_lines(name):
+    """The lines of a stage that the one before does not have."""
+    before = built_on(name)[-2:-1]
+    return code_lines(name) - sum(map(code_lines, before), collections.Counter())
+
+
+def changed(text, **settings):
+    """The text with other settings in its config."""
+    for name, value in settings.items():
+        text = re.sub(rf"(?m)^    {name} = .*$", f"    {name} = {value}", text)
+    return text
+
+
+def perform(text, folder):
+    """Run a program beside the data in a folder, and return what it prints."""
+    path = pathlib.Path(folder, "stage.py")
+    path.write_text(text, encoding="utf-8")
+    done = python(path, cwd=folder, timeout=None)
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def plan(folder, **settings):
+    """Print the README's plan; its lines, characters, losses and choices are found anew."""
+    for row in re.findall(r"(?m)^\| (.*) \|$", section("## The class").split("\n###")[0]):
+        cells = row.split(" | ")
+        name = cells[0].split()[0]
+        if name in STAGES:
+            lines = [*new_lines(name).elements()]
+            cells[2:4] = len(lines), sum(len(line) + 1 for line in lines)
+            printed = perform(changed(stage(name), **settings), folder)
+            for found in re.findall(r"held-out loss (\S+), .* among (\S+) equal", printed):
+                cells[4:6] = found
+        print_row(*cells)
+
+
+def notebook(path):
+    """Write the class as a notebook: the README's words, then the stages, of each what is new."""
+    cells, known = [], {}
+    for part in re.split(r"(?m)^(?=### )", section("## The class")):
+        words = re.sub(r"(?ms)^```python\n# stage.*?^```\n", "", part)
+        cells.append({"cell_type": "markdown", "metadata": {}, "source": words.strip()})
+        number = re.match(r"### (\d+)|", part)[1]
+        for name in [n for n in STAGES if re.match(r"\d+", n)[0] == number]:
+            *parts, main = re.split(r"\n\n+(?=\S)", stage(name))
+            new = [part for part in parts if known.get(part.split("\n")[0]) != part]
+            known.update((part.split("\n")[0], part) for part in parts)
+            code = {"source": "\n\n".join([f"# stage {name}", *new, main]), "outputs": []}
+            cells.append({"cell_type": "code", "metadata": {}, "execution_count": None, **code})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
+    with open(path, "x", encoding="utf-8") as file:  # nothing is overwritten
+        json.dump(whole, file, indent=1)
+
 
 LETTERS = ["abcdefghijklmnopqrstuvwxyz"]
 
@@ -2994,8 +3183,14 @@ def benchmark():
 if __name__ == "__main__":
     if "--benchmark" in sys.argv[1:]:
         benchmark()
-    elif "--ladder" in sys.argv[1:]:
-        climb()
+    elif "--stages" in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(HERE / "names.txt", folder)
+            plan(folder)
+    elif sys.argv[1:2] == ["--stage"] and sys.argv[-1] in STAGES:
+        print(stage(sys.argv[-1]), end="")
+    elif sys.argv[1:2] == ["--notebook"] and len(sys.argv) == 3:
+        notebook(sys.argv[2])
     elif sys.argv[1:2] == ["--write"]:
         write(*sys.argv[2:])
     else:
