@@ -1746,19 +1746,29 @@ class TestTrainingAndSamplingRecipes(Facts):
         last, argv = 'if __name__ == "__main__":\n', "--n-embd 4 --samples 2 --steps".split()
         argv = [self.file("\n".join(DOCS)), *argv]
         expected = masked(self.main(program("mini-batches"), *argv, 3)[1])
+        telling = """
+def start_worker(*both, start=start_worker):
+    start(*both)
+    os.write(1, b"ready\\n")  # in one piece
+
+"""
         for method in sorted({"fork", "spawn"} & set(multiprocessing.get_all_start_methods())):
-            choice = f"    multiprocessing.set_start_method({method!r})\n"
-            path = self.file(pasted("all cores").replace(last, last + choice), f"{method}.py")
-            process = self.start(path, *argv, 3, stderr=subprocess.STDOUT)
+            choice = f"    multiprocessing.set_start_method({method!r})\n    CORES = 2\n"
+            text = pasted("all cores").replace(last, last + choice)
+            process = self.start(self.file(text, "plain.py"), *argv, 3, stderr=subprocess.STDOUT)
             self.assertEqual(masked(process.communicate()[0]), expected)
             self.assertEqual(process.returncode, 0)
             if not hasattr(os, "killpg"):
                 continue  # Ctrl-C is sent in another way here
             # A group of its own, for Ctrl-C to reach all of it.
             group = {"stderr": subprocess.STDOUT, "start_new_session": True}
+            path = self.file(text.replace(last, telling + last), "telling.py")
             process = self.start(path, *argv, 10**6, **group)
+            awaited = ["ready", "ready", "step "]  # it trains, and all workers are deaf to Ctrl-C
             for line in process.stdout:
-                if line.startswith("step  200 "):  # all workers have surely started
+                if line[:5] in awaited:
+                    awaited.remove(line[:5])
+                if not awaited:
                     break
             os.killpg(process.pid, signal.SIGINT)
             rest = process.stdout.read()  # a worker that lived on would keep it open
@@ -2792,6 +2802,7 @@ def temporary(names):
     return forms, "\n".join(config.values()) + "\n\n" + main
 
 
+@functools.lru_cache(maxsize=None)
 def stage(name):
     """A stage as a program: the lines of microgpt.py that are typed by then, and what is not."""
     tree, lines, gone = ast.parse(SOURCE), ["", *SOURCE.splitlines()], set()
@@ -2834,6 +2845,7 @@ def stage(name):
     return text.replace("\n\n# ---", "\n\n\n# ---").strip() + "\n"
 
 
+@functools.lru_cache(maxsize=None)
 def code_lines(name):
     """How often a stage has each line of code, without comments and indentation."""
     lines = [re.sub(r"(^|\s)# .*", "", line).strip() for line in stage(name).splitlines()]
