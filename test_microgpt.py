@@ -431,25 +431,24 @@ class TestCalculus(Facts):
         (one + zero**0).backward()
         self.assertEqual((one.data, leaf.grad, zero.grad), (1.0, 0.0, 0.0))
 
-    def test_backward_twice_adds_to_leaves_and_starts_afresh_in_between(self):
-        a, b = Value(2.0), Value(5.0)
-        middle = a * b
-        end = middle * middle
-        for times in (1, 2, 3):
-            end.backward()
-            self.assertEqual((a.grad, b.grad), (100.0 * times, 40.0 * times))
-            self.assertEqual((middle.grad, end.grad), (20.0, 1.0))
-
-    def test_a_leaf_adds_up_what_uses_extensions_and_shared_parts_give_it(self):
+    def test_leaves_add_up_over_calls_and_what_lies_between_starts_afresh(self):
         a, unreached = Value(2.0), Value(3.0)
         unreached.grad = 7.0
         unused = unreached * a
         shared = a * a
         expected = 0.0
-        for end, slope in [(shared, 4), (shared * 3, 12), (shared * 5 + a, 21), (a * 4, 4), (a, 1)]:
+        # The end, its slope in a, and the slope in shared of the last end that was made of it.
+        ends = [
+            (shared, 4, 1),
+            (shared * 3, 12, 3),
+            (shared * 5 + a, 21, 5),
+            (a * 4, 4, 5),
+            (a, 1, 5),
+        ]
+        for end, slope, shared_slope in ends * 2:
             end.backward()
             expected += slope
-            self.assertEqual(a.grad, expected)
+            self.assertEqual((a.grad, shared.grad), (expected, shared_slope))
         self.assertEqual((unreached.grad, unused.grad), (7.0, 0.0))
 
     def test_the_order_holds_when_a_late_value_meets_an_early_one(self):
@@ -575,6 +574,11 @@ class TestModel(Facts):
         self.assert_all_near(found, [first, 0.0, 1 - first], 1e-12)
         self.assertEqual(microgpt.cross_entropy([Value(0.0), Value(5000.0)], 0).data, 5000.0)
 
+    def test_of_a_document_of_200_megabytes_in_a_line_only_the_first_tokens_are_touched(self):
+        document = mock.MagicMock(**{"__getitem__.return_value": [4, 0, 1]})
+        microgpt.document_loss(model_of(block_size=6), document)
+        self.assertEqual(document.mock_calls, [mock.call.__getitem__(slice(7))])
+
     def test_the_limit_of_ten_million_weights_is_exact(self):
         rng = mock.Mock(**{"gauss.side_effect": EOFError})  # the sizes were accepted
         sizes = [  # (n_embd, block_size, n_layer) with 3 tokens, and the sum of their weights
@@ -592,9 +596,8 @@ class TestModel(Facts):
         model = model_of(n_layer=2)
         shapes = {"wte": (5, 8), "wpe": (6, 8), "lm_head": (5, 8)}
         for layer in ("layer0", "layer1"):
-            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
-                shapes[f"{layer}.{name}"] = (8, 8)
-            shapes.update({f"{layer}.mlp_fc1": (32, 8), f"{layer}.mlp_fc2": (8, 32)})
+            for name, shape in zip(LAYER, [(8, 8)] * 4 + [(32, 8), (8, 32)]):
+                shapes[f"{layer}.{name}"] = shape
         found = {name: (len(matrix), len(matrix[0])) for name, matrix in model.weights.items()}
         self.assertEqual(list(found.items()), list(shapes.items()))
         rng = random.Random(1)
@@ -694,21 +697,16 @@ class TestTraining(Facts):
         self.assertEqual(output.splitlines()[-1], "not in the file: 0 of 0")
 
     def test_the_held_out_line_says_the_mean_loss_and_what_it_means(self):
-        docs = WORDS * 2
-        model, output = self.main(microgpt, self.file("\n".join(docs)), "--steps", 3)
-        random.Random(42).shuffle(docs)
-        sequences = [model.tokenizer.encode(doc) for doc in docs[-2:]]
-        loss = sum(microgpt.document_loss(model, tokens).data for tokens in sequences) / 2
-        line = f"held-out loss {loss:.4f}, guessing evenly {math.log(8):.4f}"
-        line += f": as unsure as among {math.exp(loss):.1f} equal choices, not 8\n"
-        self.assertIn(line, output)
-        with mock.patch.object(microgpt, "evaluate", lambda *_: 710.0):  # exp(710) overflows
-            _, output = self.main(microgpt, self.file(TEXT), *TINY)
-        self.assertIn("held-out loss 710.0000, ", output)
-        self.assertIn(f": as unsure as among {math.exp(700)} equal choices, not 8\n", output)
-        _, output = self.main(microgpt, self.file("a\n" * 9), *TINY)
-        line = "held-out loss unknown (fewer than 10 documents), guessing evenly 0.6931\n"
-        self.assertIn(line, output)
+        model, sequences = model_of(spread=4.0), [[4, 0, 4], [4, 1, 2, 3, 4]]
+        losses = [microgpt.document_loss(model, tokens).data for tokens in sequences]
+        self.assertEqual(microgpt.evaluate(model, sequences), sum(losses) / 2)
+        for loss, choices in [(2.5, "12.2"), (710.0, math.exp(700))]:  # exp(710) would overflow
+            line = f"\nheld-out loss {loss:.4f}, guessing evenly 2.0794"
+            line += f": as unsure as among {choices} equal choices, not 8\n"
+            with mock.patch.object(microgpt, "evaluate", return_value=loss):
+                self.assertIn(line, self.main(microgpt, self.file(TEXT), *TINY)[1])
+        line = "\nheld-out loss unknown (fewer than 10 documents), guessing evenly 0.6931\n"
+        self.assertIn(line, self.main(microgpt, self.file("a\n" * 9), *TINY)[1])
 
     def test_the_same_seed_gives_the_same_run_and_another_seed_another(self):
         path, state = self.file(TEXT), random.getstate()
@@ -973,16 +971,13 @@ class TestCommandLine(Facts):
 
     def test_pasted_into_a_notebook_it_runs_with_the_defaults_on_the_current_folder(self):
         self.file("ab\nba\n", "names.txt")
-        before, after = '"steps": (1000, 0,', '"steps": (3, 0,'
-        self.assertIn(before, SOURCE)
-        self.file(SOURCE.replace(before, after), "cell.txt")
-        cell = "exec(pathlib.Path('cell.txt').read_text('utf-8'), {})"
+        self.file(SOURCE.replace('"steps": (1000,', '"steps": (3,'), "cell.txt")
+        cell = "import pathlib, sys; sys.argv = {}; exec(pathlib.Path('cell.txt').read_text(), {})"
         for argv, names in [  # some notebooks have a __file__, and all have an argv of their own
             (["kernel", "-f", "kernel.json"], {"__name__": "__main__"}),
             (["ipykernel_launcher.py", "-f"], {"__name__": "__main__", "__file__": "a.ipynb"}),
         ]:
-            code = f"import pathlib, sys; sys.argv = {argv}; {cell.format(names)}"
-            result = python("-c", code, cwd=self.folder)
+            result = python("-c", cell.format(argv, names), cwd=self.folder)
             self.assertEqual((result.returncode, result.stderr), (0, ""))
             self.assertRegex(result.stdout, r"(?s)num docs: 2,.*step +3 / 3 .*sample 20: ")
 
@@ -2170,37 +2165,27 @@ class TestNumpyScript(Facts):
     def test_each_backward_is_the_slope_of_its_forward(self):
         np, s, rng, h = self.np, self.script, self.np.random.RandomState(1), 1e-6
         targets, d_w = [2, 0, 2], {}
-
-        def linear(d_y, x, w):
-            return s.linear_backward(d_y, x, "w", {"w": w}, d_w), d_w["w"]
-
-        def rmsnorm(d_y, x):
-            return [s.rmsnorm_backward(d_y, x, s.rmsnorm(x)[1])]
-
-        def activation(d_y, x):
-            return [s.activation_backward(d_y, x)]
-
-        def softmax(d_y, x):
-            return [s.softmax_backward(d_y, s.softmax(x))]
-
-        def cross_entropy(d_y, x):
-            return [d_y * s.cross_entropy_backward(x, targets)]
-
-        def attention(d_y, q, k, v):
-            return s.attention_backward(d_y, q, k, v, s.attention(q, k, v)[1])
-
-        for forward, backward, shapes in (
-            (s.linear, linear, [(3, 4), (5, 4)]),
-            (lambda x: s.rmsnorm(x)[0], rmsnorm, [(3, 4)]),
-            (s.activation, activation, [(3, 4)]),
-            (s.softmax, softmax, [(2, 3, 4)]),
-            (lambda x: s.cross_entropy(x, targets), cross_entropy, [(3, 4)]),
-            (lambda q, k, v: s.attention(q, k, v)[0], attention, [(2, 4, 3)] * 3),
-        ):
+        forwards = {
+            "linear": (s.linear, [(3, 4), (5, 4)]),
+            "rmsnorm": (lambda x: s.rmsnorm(x)[0], [(3, 4)]),
+            "activation": (s.activation, [(3, 4)]),
+            "softmax": (s.softmax, [(2, 3, 4)]),
+            "cross_entropy": (lambda x: s.cross_entropy(x, targets), [(3, 4)]),
+            "attention": (lambda q, k, v: s.attention(q, k, v)[0], [(2, 4, 3)] * 3),
+        }
+        backwards = {
+            "linear": lambda d_y, x, w: [s.linear_backward(d_y, x, "w", {"w": w}, d_w), d_w["w"]],
+            "rmsnorm": lambda d_y, x: [s.rmsnorm_backward(d_y, x, s.rmsnorm(x)[1])],
+            "activation": lambda d_y, x: [s.activation_backward(d_y, x)],
+            "softmax": lambda d_y, x: [s.softmax_backward(d_y, s.softmax(x))],
+            "cross_entropy": lambda d_y, x: [d_y * s.cross_entropy_backward(x, targets)],
+            "attention": lambda d_y, *qkv: s.attention_backward(d_y, *qkv, s.attention(*qkv)[1]),
+        }
+        for name, (forward, shapes) in forwards.items():
             inputs = [rng.normal(size=shape) for shape in shapes]
             d_y = rng.normal(size=np.shape(forward(*inputs)))
-            found = backward(d_y, *inputs)
-            self.assertEqual([d_x.shape for d_x in found], shapes, backward.__name__)
+            found = backwards[name](d_y, *inputs)
+            self.assertEqual([d_x.shape for d_x in found], shapes, name)
             for x, d_x in zip(inputs, found):
                 for place in np.ndindex(*x.shape):
                     middle, sums = x[place], []
@@ -2208,7 +2193,7 @@ class TestNumpyScript(Facts):
                         sums.append(np.sum(forward(*inputs) * d_y))
                     x[place] = middle
                     slope = (sums[0] - sums[1]) / (2 * h)
-                    self.assert_near(d_x[place], slope, 1e-7, f"{backward.__name__}{place}")
+                    self.assert_near(d_x[place], slope, 1e-7, f"{name}{place}")
 
     def test_improbable_target_and_large_logits_stay_finite(self):
         logits = self.np.array([[1000.0, 0.0], [-1000.0, 0.0]])
