@@ -370,14 +370,12 @@ class Facts(unittest.TestCase):
         function(inputs).backward()
         found = [value.grad for value in inputs]
         for i, value in enumerate(inputs):
-            middle = value.data
+            middle, ends = value.data, []
             step = 1e-5 * max(1.0, abs(middle))
-            value.data = middle + step
-            above = function(inputs).data
-            value.data = middle - step
-            below = function(inputs).data
-            value.data = middle
-            self.assert_near(found[i], (above - below) / (2 * step), tolerance, f"{what}, d/dx{i}")
+            for value.data in (middle + step, middle - step, middle):
+                ends.append(function(inputs).data)
+            slope = (ends[0] - ends[1]) / (2 * step)
+            self.assert_near(found[i], slope, tolerance, f"{what}, d/dx{i}")
 
 
 def leaves(count, rng, scale=1.0):
@@ -455,14 +453,6 @@ class TestCalculus(Facts):
             expected += slope
             self.assertEqual((a.grad, shared.grad), (expected, shared_slope))
         self.assertEqual((unreached.grad, unused.grad), (7.0, 0.0))
-
-    def test_the_order_holds_when_a_late_value_meets_an_early_one(self):
-        a = Value(1.5)
-        early = a * 2
-        late = ((early + 1) * early).exp() * 0.1
-        (late + early * late).backward()
-        growth = 0.1 * math.exp(12.0)  # late, at early = 3; its slope is 2 * 3 + 1 times that
-        self.assert_near(early.grad, 7 * growth + growth + 3 * 7 * growth, 1e-12)
 
     def test_the_order_holds_for_values_from_before_a_notebook_cell_was_run_again(self):
         module = module_of(SOURCE)
@@ -918,8 +908,8 @@ class TestCommandLine(Facts):
         self.assertIn("sample  1: ", output)
 
     def test_samples_take_the_prompt_and_the_temperature_and_the_new_ones_are_counted(self):
-        texts = ["c", "cab", "cnew", "could be longer ", "cc"]  # one is how a long one is cut
-        path = self.file(f"{TEXT}\ncould be longer than that\nc")
+        texts = ["", "cab", "cnew", "could be longer ", "cc"]  # one is how a long one is cut
+        path = self.file(f"{TEXT}\ncould be longer than that")
         flags = ["--steps", 0, "--samples", 5, "--prompt", "c", "--temperature", 1e17]
         with mock.patch.object(microgpt, "generate", side_effect=texts) as generate:
             model, output = self.main(microgpt, path, *flags)
@@ -983,7 +973,8 @@ class TestCommandLine(Facts):
 
     @unittest.skipIf(os.name == "nt", "pipes break otherwise on Windows")
     def test_output_into_head_ends_quietly(self):
-        process = self.start(HERE / "microgpt.py", self.file(TEXT), "--steps", 5000)
+        argv = (HERE / "microgpt.py", self.file(TEXT), "--steps", 5000)
+        process = self.start(*argv, env=bare_environment())  # and not PYTHONUNBUFFERED
         self.assertIn("num docs", process.stdout.readline())
         process.stdout.close()
         errors = process.stderr.read()
@@ -2094,14 +2085,6 @@ class TestNumpyScript(Facts):
         printed = self.quiet(function, *args)[1]
         return losses, printed.splitlines()
 
-    def models(self, **config):
-        """A model of microgpt.py and the same one in NumPy, far from even."""
-        plain = model_of(NAMES, spread=5, module=self.microgpt, **config)
-        both = self.script.Model(plain.config, plain.tokenizer, random.Random(1))
-        for matrix in both.weights.values():
-            matrix *= 5
-        return plain, both
-
     def test_losses_held_out_loss_and_texts_are_those_of_microgpt(self):
         for flags in (
             "--n-embd 8 --n-head 2 --block-size 6 --steps 40 --samples 0",
@@ -2120,9 +2103,12 @@ class TestNumpyScript(Facts):
             self.assertEqual(lines, expected[1])
 
     def test_every_gradient_is_that_of_microgpt(self):
-        np = self.np
         for n_layer, doc in itertools.product((0, 1, 3), ("tabitha", "bo")):  # too long, and short
-            plain, both = self.models(n_layer=n_layer, block_size=5)
+            config = {"n_layer": n_layer, "block_size": 5}
+            plain = model_of(NAMES, spread=5, module=self.microgpt, **config)
+            both = self.script.Model(plain.config, plain.tokenizer, random.Random(1))
+            for matrix in both.weights.values():
+                matrix *= 5
             tokens = plain.tokenizer.encode(doc)
             expected = self.microgpt.gradients(plain, [tokens], 1)
             loss, grads = self.script.gradients(both, tokens)
@@ -2130,7 +2116,7 @@ class TestNumpyScript(Facts):
             self.assertEqual(set(grads), set(plain.weights))
             for name, rows in plain.weights.items():
                 expected = [[value.grad for value in row] for row in rows]
-                self.assertGreater(np.abs(expected).max(), 1e-6, name)
+                self.assertGreater(max(map(abs, sum(expected, []))), 1e-6, name)
                 self.assert_all_near(grads[name].tolist(), expected, 1e-9, name)
 
     def test_improbable_target_and_large_logits_stay_finite(self):
@@ -2620,17 +2606,6 @@ class TestGPT2AgainstTransformers(Facts):
                 for i, row in enumerate(gpt2_logits(self.gpt2, self.folder, ids)):
                     gap = (self.torch.tensor(row) - expected[i]).abs().max()
                     self.assertLess(gap, 1e-4 * expected[i].abs().max(), (dtype, i))
-
-    def test_greedy(self):
-        self.save(self.model)
-        for prompt in ("they've said", "é 12"):
-            tokens = self.torch.tensor([self.tokenizer(prompt)["input_ids"]])
-            flags = dict(do_sample=False, max_new_tokens=12, pad_token_id=self.end)
-            flags["attention_mask"] = self.torch.ones_like(tokens)
-            found, out = self.main(self.gpt2, prompt, "--tokens", 12, "--folder", self.folder)
-            self.assertEqual(found, self.model.generate(tokens, **flags)[0].tolist())
-            if self.end not in found:
-                self.assertEqual(out, self.tokenizer.decode(found) + "\n")
 
     def test_tokenizer(self):
         self.save(self.model)
