@@ -2581,10 +2581,10 @@ class TestGPT2AgainstTransformers(Facts):
         with tempfile.TemporaryDirectory() as folder:
             cls.trainer.save_model(folder)
             cls.tokenizer = transformers.GPT2TokenizerFast.from_pretrained(folder)
-        cls.end = cls.tokenizer.convert_tokens_to_ids(END)
+        end = cls.tokenizer.convert_tokens_to_ids(END)
         torch.manual_seed(1)
         sizes = dict(n_layer=3, n_head=4, n_embd=32, n_positions=40, vocab_size=len(cls.tokenizer))
-        config = transformers.GPT2Config(bos_token_id=cls.end, eos_token_id=cls.end, **sizes)
+        config = transformers.GPT2Config(bos_token_id=end, eos_token_id=end, **sizes)
         cls.model = transformers.GPT2LMHeadModel(config).eval()
         torch.set_grad_enabled(False)
         cls.addClassCleanup(torch.set_grad_enabled, True)
