@@ -81,7 +81,7 @@ class Value:
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
     def __pow__(self, n):
-        return Value(self.data**n, (self,), (n and n * self.data ** (n - 1),))
+        return Value(self.data**n, (self,), (n and n * self.data ** (n - 1),))  # n = 0: slope 0
 
     def exp(self):
         result = math.exp(self.data)
@@ -106,15 +106,15 @@ class Value:
         """Add d self / d leaf to the grad of every leaf that self was computed from.
 
         A Value is born after its inputs. So, from the youngest to the oldest, each has its whole
-        gradient before it passes it on. A leaf's grad adds up over calls, until it is set to 0.
+        gradient before it passes it on. Only a leaf's grad adds up over calls, till it is set to 0.
         """
-        reached, level = {self}, {self}
-        while level:
-            level = {i for value in level for i in value.inputs if i.inputs} - reached  # no leaves
-            reached |= level
+        reached, new = {self}, {self}
+        while new:  # until there are only leaves, which pass nothing on
+            new = {source for value in new for source in value.inputs if source.inputs} - reached
+            reached |= new
         for value in reached:
             if value.inputs:
-                value.grad = 0.0
+                value.grad = 0.0  # from an earlier call
         self.grad += 1.0  # d self / d self
         for value in sorted(reached, key=operator.attrgetter("birth"), reverse=True):
             if value.grad:  # where a relu gives 0, there is nothing to pass on
@@ -173,7 +173,7 @@ class Model:
         self.weights = weights
 
     def parameters(self):
-        """Every weight, each once."""
+        """Every weight, each once, even if two names share a matrix."""
         return list({p: None for matrix in self.weights.values() for row in matrix for p in row})
 
 def linear(x, w):  # [n_in], [n_out, n_in] -> [n_out]
@@ -185,7 +185,6 @@ def add(x, y):  # [n], [n] -> [n]
 
 def softmax(x):  # [n] -> [n]
     """exp(x_i) / (exp(x_1) + ... + exp(x_n)): shares that add up to 1."""
-    x = tuple(x)
     log_total = logsumexp(x)
     return [(xi - log_total).exp() for xi in x]
 
@@ -223,15 +222,15 @@ def mlp(model, layer, x):  # [n_embd] -> [4 * n_embd] -> [n_embd]
     hidden = [activation(xi) for xi in linear(x, model.weights[f"layer{layer}.mlp_fc1"])]
     return linear(hidden, model.weights[f"layer{layer}.mlp_fc2"])
 
-def embed(model, token, position):  # two ids -> [n_embd]
+def embed(model, token, position):  # token, position -> [n_embd]
     """What the model knows at first: this token, at this place."""
     return add(model.weights["wte"][token], model.weights["wpe"][position])
 
-def gpt(model, token, position, keys, values):  # two ids -> [vocab_size]
+def gpt(model, token, position, keys, values):  # token, position -> [vocab_size]
     """One token in, the logits of the next one out; its keys and values are kept for later."""
     x = rmsnorm(embed(model, token, position))
     for layer in range(model.config.n_layer):
-        x = add(x, attention(model, layer, rmsnorm(x), keys, values))
+        x = add(x, attention(model, layer, rmsnorm(x), keys, values))  # added: x is kept, too
         x = add(x, mlp(model, layer, rmsnorm(x)))
     return linear(x, model.weights["lm_head"])
 
@@ -240,7 +239,7 @@ def cross_entropy(logits, target):  # [vocab_size], id -> one Value
     return logsumexp(logits) - logits[target]
 
 def document_loss(model, tokens):  # [n + 1] ids -> one Value
-    """The mean loss for each next token, over at most block_size positions."""
+    """The mean loss over its positions, of which at most block_size count."""
     keys, values, losses = {}, {}, []
     tokens = tokens[: model.config.block_size + 1]
     for position, target in enumerate(tokens[1:]):
@@ -260,8 +259,8 @@ class Adam:
         self.m = [0.0] * len(params)  # the running mean of each gradient
         self.v = [0.0] * len(params)  # the running mean of its square
 
-    def step(self, rate, beta1=0.85, beta2=0.99, eps=1e-8):
-        """Move each against its mean gradient m, by about `rate`: sqrt(v) takes out its size."""
+    def step(self, rate, beta1=0.85, beta2=0.99, eps=1e-8):  # the paper: 0.9, 0.999
+        """Move each by about `rate` against its mean gradient m: sqrt(v) takes out its size."""
         self.t += 1
         unbias1 = 1 - beta1**self.t  # the means start at 0, so they are too small at first
         unbias2 = 1 - beta2**self.t
@@ -304,7 +303,7 @@ def report(steps, losses, start):
 
 @contextlib.contextmanager
 def without_collector():
-    """Pause Python's search for dead cycles: Values make none, and the search takes long."""
+    """Pause Python's search for dead cycles: Values make none, and it takes a tenth of the time."""
     was_on = gc.isenabled()
     if sys.implementation.name == "cpython":  # PyPy needs it: it does not count references
         gc.disable()
@@ -315,7 +314,7 @@ def without_collector():
             gc.enable()
 
 def train(model, sequences):
-    """Learn from the sequences, one a step, until the last step or Ctrl-C."""
+    """Learn, a sequence a step, until the last or Ctrl-C. Raises FloatingPointError."""
     optimizer = Adam(model.parameters())
     losses = []
     start = time.perf_counter()
@@ -370,7 +369,8 @@ def generate(model, prompt="", temperature=0.5, rng=random):
 def run(config):
     """Read, shuffle, hold out, train, measure, write. Returns the trained model.
 
-    `config` has part 7's flags as attributes. Raises OSError or ValueError before the training.
+    `config` has part 7's flags as attributes. Raises OSError or ValueError before the training,
+    FloatingPointError in it or after it.
     """
     rng = random.Random(config.seed)
     docs = read_docs(config.file)
@@ -380,7 +380,7 @@ def run(config):
     sequences = [model.tokenizer.encode(doc) for doc in docs]
     n_cut = sum(len(tokens) > config.block_size + 1 for tokens in sequences)
     n_train = len(docs) - min(200, len(docs) // 10)
-    held_out = sequences[n_train:]  # never trained on
+    held_out = sequences[n_train:]  # not trained on, but for a line that comes twice
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
     n_vocab = model.tokenizer.vocab_size
     print(f"vocab size: {n_vocab}\nnum params: {len(model.parameters())}")
@@ -428,16 +428,16 @@ def main(argv=()):
         words += f" (default: {default})"
         parser.add_argument(flag, type=type(default), default=default, help=words)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace", line_buffering=True)
-    config = parser.parse_args(argv)
-    for name, (_, smallest, _) in HYPERPARAMETERS.items():
-        if not smallest <= getattr(config, name) < 10**18:  # nan fails this, too
-            parser.error(f"{name} must be at least {smallest} and less than 10**18")
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # ? for what it lacks
     try:
+        config = parser.parse_args(argv)
+        for name, (_, smallest, _) in HYPERPARAMETERS.items():
+            if not smallest <= getattr(config, name) < 10**18:  # nan fails this, too
+                parser.error(f"{name} must be at least {smallest} and less than 10**18")
         return run(config)
     except BrokenPipeError:  # as with `| head`: Python must not complain of it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except FloatingPointError as error:
+    except (FloatingPointError, OverflowError) as error:
         parser.exit(1, f"microgpt.py: error: {error}, try a smaller --learning-rate\n")
     except (InputError, OSError, UnicodeDecodeError) as error:
         parser.error(error)
