@@ -18,6 +18,7 @@ import cmath
 import collections
 import contextlib
 import copy
+import dis
 import doctest
 import functools
 import gc
@@ -38,7 +39,6 @@ import signal
 import statistics
 import struct
 import subprocess
-import symtable
 import sys
 import tempfile
 import threading
@@ -1103,17 +1103,17 @@ class TestFiles(Facts):
         self.assertIn("SPDX-License-Identifier: MIT", SOURCE)
 
     def test_each_part_needs_only_the_parts_above_it(self):
-        def needed(table):  # the global names that its functions use
-            names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
-            return names.union(*map(needed, table.get_children()))
+        def needed(code):  # the global names that its functions use
+            names = {op.argval for op in dis.get_instructions(code) if op.opname == "LOAD_GLOBAL"}
+            inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+            return names.union(*map(needed, inner))
 
         headings = list(re.finditer(r"(?m)^# --- (\d)\. .* -+$", SOURCE))
         self.assertEqual([heading[1] for heading in headings], [*"1234567"])
         ends = [heading.start() for heading in headings[1:]] + [len(SOURCE)]
         for end in ends:
             module = module_of(SOURCE[:end])
-            table = symtable.symtable(SOURCE[:end], "microgpt.py", "exec")
-            names = set().union(*map(needed, table.get_children()))
+            names = needed(compile(SOURCE[:end], "microgpt.py", "exec"))
             self.assertEqual(names - set(vars(module)) - set(dir(builtins)), set())
 
     def test_only_the_standard_library_is_imported(self):
