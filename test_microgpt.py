@@ -845,7 +845,8 @@ class TestCommandLine(Facts):
         for name, message in ("missing", ".* No such .*missing.*"), (".", ".*(directory|denied).*"):
             self.assert_exits(2, ERROR + message, microgpt.main, [str(self.folder / name)])
 
-    def test_bad_flags_are_one_clear_line(self):
+    @mock.patch.object(microgpt, "train", side_effect=EOFError)  # the flag was accepted
+    def test_bad_flags_are_one_clear_line(self, _):
         path = str(self.file("ab\nba\n"))
         for message, words in BAD_FLAGS.items():
             for word in words.split():
