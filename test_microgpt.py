@@ -1163,7 +1163,7 @@ class TestBenchmark(Facts):
             self.assert_all_near([p.grad for p in twin.parameters()], grads, 1e-12, name)
 
     def test_multiply_adds_are_those_of_the_formula(self):
-        config = config_of(n_embd=4, n_layer=2, block_size=3)
+        config = config_of(n_embd=4, n_layer=2, block_size=4)
         forward = 3 * (2 * 12 * 16 + 5 * 4) + (1 + 2 + 3) * 2 * 4 * 2
         self.assertEqual(multiply_adds(config, 5, [4, 0, 1, 2, 3, 4]), 3 * forward)
 
@@ -1625,7 +1625,8 @@ class TestTrainingAndSamplingRecipes(Facts):
         for name, matrix in model.weights.items():
             lines.append(f"{name}  {math.hypot(*grads_of(*matrix)):.6f}")
         self.assertEqual([line.strip() for line in printed.strip().split("\n")], lines)
-        self.assertEqual(self.quiet(module.gradients, model, sequences, 99)[1], "")
+        for step in (99, 150):
+            self.assertEqual(self.quiet(module.gradients, model, sequences, step)[1], "")
 
     # All cores, always as a file: a module without one cannot start its workers anew
 
@@ -1695,20 +1696,20 @@ class TestTrainingAndSamplingRecipes(Facts):
 
     def test_a_wide_beam_finds_the_likeliest_of_all_texts_and_a_narrow_one_is_greedy(self):
         (module, model, _), (plain, other, _) = (
-            small(*n, block_size=3) for n in (["beam search"], [])
+            small(*n, block_size=4) for n in (["beam search"], [])
         )
 
         def total_loss(text):  # of the text and of the BOS after it, if that has a position
             tokens = model.tokenizer.encode(text)
-            return module.document_loss(model, tokens).data * min(len(text) + 1, 3)
+            return module.document_loss(model, tokens).data * min(len(text) + 1, 4)
 
-        texts = ["".join(chars) for n in range(4) for chars in itertools.product("abc", repeat=n)]
-        for prompt in ("", "b", "ca"):
+        texts = ["".join(chars) for n in range(5) for chars in itertools.product("abc", repeat=n)]
+        for prompt in ("", "b", "ca", "abc"):
             likeliest = min((text for text in texts if text.startswith(prompt)), key=total_loss)
             greedy = plain.generate(other, prompt, 0.0)
             for module.BEAMS, expected in ((1, greedy), (1000, likeliest)):
                 self.assertEqual(module.generate(model, prompt), expected)
-        for prompt in ("abc", "x"):
+        for prompt in ("abcb", "x"):
             self.assertRaises(module.InputError, module.generate, model, prompt)
 
     def test_attention_shows_the_weights_of_each_head_last(self):
@@ -1722,8 +1723,8 @@ class TestTrainingAndSamplingRecipes(Facts):
             return attend(query, keys, values)
 
         grids = self.quiet(module.show_attention, model, text)[1].strip().split("\n\n")
-        module.attend = watched_attend
-        logits_of(model, model.tokenizer.encode(text)[:6], module)
+        with mock.patch.object(module, "attend", watched_attend):
+            logits_of(model, model.tokenizer.encode(text)[:6], module)
         self.assertGreater(len({round(8 * w) for row in weights for w in row}), 6)
         for number in range(6):
             rows = [f"layer {number // 3}, head {number % 3}", "  ^ a b c a b"]
@@ -1731,9 +1732,11 @@ class TestTrainingAndSamplingRecipes(Facts):
                 rows.append(" ".join([label, *(".:-=+*#%@"[round(8 * w)] for w in row)]))
             self.assertEqual(grids[number], "\n".join(rows))
         self.assertEqual(len(grids), 6)
-        argv = [self.file("\n".join(DOCS)), *"--n-embd 4 --steps 2 --samples 2 --prompt ca".split()]
-        plain, found = (masked(self.main(program(*n), *argv)[1]) for n in ([], ["attention"]))
-        self.assertRegex(found.replace(plain, ""), r"\A\nlayer 0, head 0\n  \^ c a")
+        argv = [self.file("\n".join(DOCS)), *"--n-embd 4 --samples 2 --steps 2".split()]
+        argv += "--prompt ca --temperature 0".split()
+        plain, (model, found) = self.main(program(), *argv)[1], self.main(module, *argv)
+        last, text = masked(found).replace(masked(plain), ""), module.generate(model, "ca", 0)
+        self.assertTrue(last.startswith(f"\nlayer 0, head 0\n  ^ {' '.join(text)}\n"), last)
         self.assertEqual(found.count("layer 0, head "), 4)
 
 
@@ -1853,6 +1856,7 @@ class TestKeepingRecipes(Facts):
             *((part, "", [None, 3, "abc", [], {}, [None], {"a": 1}]) for part in good),
             *((f"config {name}", name + " is {!r}", sizes) for name in flags),
             ("config n_embd", "wte has another shape", [8]),
+            ("config n_head", "n_head is 0", [0]),
             ("config n_head", "does not divide", [3]),
             ("config n_layer", "over 10**7 weights", [10**12]),
             ("config learning_rate", "learning_rate is nan", [math.nan]),
@@ -1938,9 +1942,12 @@ class TestKeepingRecipes(Facts):
             names = [*above, "save and load", "fine-tuning"]
             _, base, _ = self.trained(*names[:-1])
             tune = functools.partial(self.trained, *names, text="nan\n")
-            module, model, _ = tune(argv=["--steps", 0, "--block-size", 3])
+            sizes = {"n_layer": 2, "n_embd": 6, "n_head": 3, "block_size": 3}
+            flags = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
+            module, model, _ = tune(argv=["--steps", 0, *flags])
             self.assertEqual(vars(model.tokenizer), vars(base.tokenizer))
-            self.assertEqual((model.config.block_size, model.config.steps), (16, 0))
+            kept = [(getattr(model.config, n), getattr(base.config, n)) for n in sizes]
+            self.assertEqual((kept, model.config.steps), ([(n, n) for n in (1, 4, 2, 16)], 0))
             self.assertEqual(weights_of(model), weights_of(base))
             module, model, printed = tune(argv=["--steps", 8])
             nan, files = [model.tokenizer.encode("nan")], (module.START, module.SAVED)
