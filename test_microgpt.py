@@ -22,6 +22,7 @@ import dis
 import doctest
 import functools
 import gc
+import html
 import importlib.util
 import io
 import itertools
@@ -47,6 +48,7 @@ import tokenize
 import types
 import unittest
 from unittest import mock
+from xml.etree import ElementTree
 
 import microgpt
 from microgpt import Adam, InputError, Model, Tokenizer, Value
@@ -1065,11 +1067,19 @@ class TestFiles(Facts):
 
     def test_the_readme_shows_what_the_program_prints(self):
         block = re.search(r"(?ms)^```text\n(num docs.*?)^```$", README).group(1)
-        result = python(HERE / "microgpt.py", cwd=self.folder, env=bare_environment())
+        script = self.file(pasted(*PICTURES), "mine.py")  # they only add lines, and a page
+        shutil.copy(HERE / "names.txt", self.folder)
+        result = python(script, cwd=self.folder, env=bare_environment())
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         lines = masked(block).splitlines(keepends=True)
         shown = "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in lines)
-        self.assertRegex(masked(result.stdout), rf"\A{shown}\Z")
+        self.assertRegex(masked(re.sub(ADDED, "", result.stdout)), rf"\A{shown}\Z")
+        album = "".join(re.findall(r"step \d+ writes .*\n", result.stdout))
+        near = re.findall(
+            "<li>([aeiou]: .*?)</li>", (self.folder / "microgpt.html").read_text("utf-8")
+        )
+        for printed in (album, "\n".join(near)):
+            self.assertIn(f"\n```text\n{printed.rstrip()}\n```\n", section("## Pictures"))
         self.assertRegex(block, r"\d ms/step \| +\d+ s left")
 
     def test_the_flags_of_the_readme_are_those_that_help_explains(self):
@@ -1273,11 +1283,15 @@ EXCLUDED = {  # recipe: those that do the same in another way, or are part of it
     "GPT-2": ["GELU", "LayerNorm", "biases", "weight tying"],
     "all cores": ["mini-batches"],
 }
-NEEDED = {"fine-tuning": "save and load"}
+NEEDED = {"fine-tuning": "save and load", "pictures": "draw"}
+PICTURES = ["album", "draw", "pictures"]
+ADDED = r"\nstep \d+ writes .*\n|pictures: microgpt.html\n"  # the lines that they print
 ABOVE = {  # recipe: those that must stand above it
     "gradients": ["mini-batches", "all cores"],
     "all cores": ["dropout", "continue"],
     "save and load": ["continue"],
+    "album": ["mini-batches", "all cores", "dropout"],
+    "pictures": ["mini-batches", "all cores", "dropout", "draw"],
     "fine-tuning": set(readme_blocks("recipe")) - {"fine-tuning"},
 }
 
@@ -1961,6 +1975,166 @@ class TestKeepingRecipes(Facts):
         line = r"microgpt.py: error: model.json does not know 3 characters: \['o', 'z', 'ë'\]"
         self.assert_exits(2, line, functools.partial(tune, text="nina\nzoë\n"))
         self.assertEqual(len(os.listdir(self.folder)), 3)  # the text and the two models
+
+
+# --- Facts of the pictures -----------------------------------------------------------------------
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+MEASURE = """<script>let box = e => e.getBoundingClientRect(); document.title = JSON.stringify([
+document.documentElement.scrollWidth, getComputedStyle(document.querySelector("svg")).fill,
+[...document.querySelectorAll("svg")].map(s => Math.min(box(s).width, box(s).height))]);
+console.log("seen")</script>"""
+
+
+class TestPictures(Facts):
+    def elements(self, page, tag):
+        """Those of a page that is well-formed, small and whole in itself, with their texts."""
+        self.assertLess(len(page.encode()), 200_000)
+        self.assertIsNone(re.search(r"<script|//|url\(|@import|[\",>](nan|-?inf)\b", page))
+        body = ElementTree.fromstring(f"<body>{page.partition('</style>')[2]}</body>")
+        return [(found.attrib, "".join(found.itertext())) for found in body.iter(tag)]
+
+    def trained(self, names, content, *argv):
+        """The program, its model, and the page that its run wrote."""
+        module, docs = program(*arranged(["draw", "pictures", *names])), self.file(content)
+        with in_folder(self.folder):
+            model, _ = self.main(module, docs, "--samples", 2, *argv)
+        return module, model, (self.folder / "microgpt.html").read_text(encoding="utf-8")
+
+    def test_the_run_stays_the_same_to_the_last_bit(self):
+        argv = [self.file("\n".join(DOCS * 3)), *"--n-embd 8 --steps 31".split()]
+        others = ["dropout", "mini-batches", "top-k", "attention"]
+        plain, expected = self.main(program(*arranged(others)), *argv)
+        with in_folder(self.folder):
+            model, printed = self.main(program(*arranged([*PICTURES, *others])), *argv)
+        self.assert_same(numbers(model.parameters()), numbers(plain.parameters()))
+        printed, n_lines = re.subn(ADDED, "", printed)
+        self.assertEqual((masked(printed), n_lines), (masked(expected), 4))
+
+    def test_the_curve_is_that_of_the_losses(self):
+        module, model, page = self.trained([], "\n".join(DOCS * 5), "--steps", 40)
+        ticks = [float(text) for _, text in self.elements(page, "text")[:10]]  # across, up, ...
+        self.assertEqual(ticks[::2], [0, 10, 20, 30, 40])
+        losses = [model.losses[step] for step in range(1, 41)]
+        means = [statistics.mean(losses[: i + 1]) for i in range(40)]
+        held_out = [model.held_out[step] for step in range(0, 41, 2)]
+        lines = [attributes["points"] for attributes, _ in self.elements(page, "polyline")]
+        for line, expected, first in zip(lines, (losses, means, held_out), (1, 1, 0)):
+            places = [tuple(map(float, place.split(","))) for place in line.split()]
+            steps = [(x - 40) / 440 * 40 for x, _ in places]
+            self.assert_all_near(steps, [*range(first, 41, 2 - first)], 0.01)
+            heights = [ticks[1] + (255 - y) / 240 * (ticks[9] - ticks[1]) for _, y in places]
+            self.assert_all_near(heights, expected, 0.001)
+        rng, docs = random.Random(42), DOCS * 5
+        rng.shuffle(docs)
+        sequences = [model.tokenizer.encode(doc) for doc in docs[-4:]]  # the tenth held out
+        first = module.Model(model.config, model.tokenizer, rng)  # before the first step
+        ends = [module.old_evaluate(other, sequences) for other in (first, model)]
+        self.assertEqual([held_out[0], held_out[-1]], ends)
+
+    def test_the_boxes_tell_what_attend_and_the_model_say(self):
+        module, shares = program("draw", "pictures"), []
+        model = model_of(["maria"], 9.0, module=module, n_layer=2, block_size=9)
+        page, attend = module.pictures(model, "maria"), module.attend
+
+        def watched(query, keys, values):  # one-hot values give the shares themselves
+            one_hot = [[module.Value(i == j) for i in range(len(keys))] for j in range(len(keys))]
+            shares.append(numbers(attend(query, keys, one_hot)))
+            return attend(query, keys, values)
+
+        module.attend, expected, names = watched, [], "^maria"
+        for row in logits_of(model, model.tokenizer.encode("maria")[:-1], module):
+            probs = numbers(microgpt.softmax(list(map(Value, row))))
+            expected += sorted(zip(probs, "aimr^"), reverse=True)
+        for head, i in itertools.product(range(4), range(6)):
+            seen = [f"{names[i]} looks at {name}" for name in names[: i + 1]]
+            expected += zip(shares[4 * i + head], seen)
+        boxes = self.elements(page, "rect")
+        self.assertEqual([tip for _, tip in boxes], [f"{text}: {p:.1%}" for p, text in expected])
+        found = [float(box["fill-opacity"]) for box, _ in boxes]
+        found += [float(box["width"]) / 340 for box, _ in boxes[:30]]
+        self.assert_all_near(found, [p for p, _ in expected + expected[:30]], 0.0006)
+        titles = [text for _, text in self.elements(page, "figcaption")[1:-1]]
+        self.assertEqual(titles, [f"layer {i}, head {j}" for i in (0, 1) for j in (0, 1)])
+
+    def test_the_map_shows_the_directions_in_which_the_vectors_differ_most(self):
+        module, rng = program("draw", "pictures"), random.Random(3)
+        plain = [[4 * rng.gauss(0, 1), rng.gauss(0, 1)] for _ in range(30)]
+        rows = [[7 + 0.6 * a, 0.8 * a - 1, b] for a, b in plain]  # turned and moved in space
+        across, up = module.plane(rows)
+        for i, j in itertools.combinations(range(30), 2):
+            on_map = math.hypot(across[i] - across[j], up[i] - up[j])
+            self.assert_near(on_map, math.dist(plain[i], plain[j]), 1e-9)
+        self.assert_near(sum(map(operator.mul, across, up)), 0.0, 1e-9)
+        self.assertGreater(statistics.stdev(across), 3 * statistics.stdev(up))
+        model = model_of(["abc"], module=module)
+        for value, other in zip(*model.weights["wte"][:2]):
+            value.data = other.data * 2  # the same direction
+        self.assertIn("<li>a: b 1.00, ", module.pictures(model))
+
+    def test_all_that_run_accepts_is_shown_and_escaped(self):
+        for names, content, argv, shown in (
+            ([], "<b>\n&amp;\n'a\"\n^ ^", "--steps 2", "< > & ' \" \xb7 ^"),
+            (["BPE"], "<script>\n" * 9 + "&" * 2000, "--steps 1", "<script> & ^"),
+            (["blocks"], "a b\n\tc\\\n" * 9, "--steps 2", r"\n \t \\ a ^" + " \xb7"),
+            ([], "a", "--steps 1 --block-size 1", "a ^"),
+            ([], "ab\nba", "--steps 0 --samples 0", "a b ^"),
+            ([], "ab\nba", "--steps 3 --n-layer 0 --learning-rate 0", "a b ^"),
+            ([], "ab\nba", "--steps 3 --n-embd 1 --n-head 1", "a b ^"),
+            ([], "abc" * 9, "--steps 1 --n-layer 9 --n-head 8 --n-embd 8", "a b c ^"),
+            (
+                [],
+                "\n".join(map(chr, range(300, 700))),
+                "--steps 1 --block-size 40",
+                "\u012c \u018f",
+            ),
+        ):
+            _, model, page = self.trained(names, content, *argv.split())
+            told = [text.split(": ")[0] for _, text in self.elements(page, "li")]
+            self.assertEqual(set(shown.split()) - set(told), set())
+            self.assertEqual(len(told), min(100, model.tokenizer.vocab_size))
+
+    def test_they_are_short_and_every_other_recipe_goes_along(self):
+        blocks = readme_blocks("recipe")
+        self.assertLessEqual(blocks["album"].count("\n"), 10)
+        self.assertLessEqual(blocks["pictures"].count("\n"), 90)
+        for name in set(blocks) - {*PICTURES, "all cores", "fine-tuning"}:
+            page = self.trained([name, "album"], "\n".join(DOCS), "--steps", 2)[-1]
+            self.assertGreater(len(self.elements(page, "rect")), 20, name)
+
+    def test_draw_tells_data_gradients_and_local_gradients(self):
+        module = program("draw")
+        a, b = module.Value(2.0), module.Value(-3.0)
+        c = a * b + a
+        self.assertIn("before backward()", module.draw(c))
+        c.backward()
+        page = module.draw(c, a=a, b=b, **{"<": c})._repr_html_()
+        texts = sorted(text for _, text in self.elements(page, "text"))
+        boxes = "a = 2,grad -2,b = -3,grad 2,-6,grad 1,< = -4,grad 1".split(",")
+        self.assertEqual(texts, sorted(boxes + "-3 2 1 1".split()))
+        self.assertEqual(len(self.elements(page, "path")), 4)
+        end = module.logsumexp([a, *map(module.Value, range(98))])
+        self.assertEqual(len(self.elements(module.draw(end), "rect")), 200)
+        with self.assertRaisesRegex(module.InputError, "more than 100 nodes"):
+            module.draw(end + a)
+
+    @unittest.skipUnless(BROWSER, "no Chromium")
+    def test_in_a_browser_all_has_a_size_and_nothing_is_complained_of(self):
+        module, _, page = self.trained([], "\n".join(DOCS * 2), "--steps", 30)
+        flags = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --dump-dom".split()
+        flags += [f"--user-data-dir={self.folder / 'profile'}", "--window-size=500,900"]
+        for scheme, text in enumerate((page, module.draw(module.Value(2) * 3 + 1))):  # dark, light
+            flags.append(f"--blink-settings=preferredColorScheme={scheme}")
+            place = self.file(text + MEASURE, "measured.html").as_uri()
+            result = subprocess.run([BROWSER, *flags, place], capture_output=True, timeout=100)
+            spoken = re.findall(r".*CONSOLE.*", result.stderr.decode())
+            self.assertEqual([line.count('"seen"') for line in spoken], [1], spoken)
+            title = re.search("<title>(.*?)</title>", result.stdout.decode()).group(1)
+            width, color, sizes = json.loads(html.unescape(title))
+            self.assertLessEqual(width, 500)
+            self.assertEqual(color, ("rgb(255, 255, 255)", "rgb(0, 0, 0)")[scheme])
+            self.assertEqual(len(sizes), text.count("<svg"))
+            self.assertGreater(min(sizes), 40)
 
 
 # --- Facts of numpy_gpt.py -----------------------------------------------------------------------
