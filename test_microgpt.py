@@ -1710,9 +1710,9 @@ class TestTrainingAndSamplingRecipes(Facts):
             self.assertRaises(FloatingPointError, module.generate, model, "a")
 
     def test_a_wide_beam_finds_the_likeliest_of_all_texts_and_a_narrow_one_is_greedy(self):
-        (module, model, _), (plain, other, _) = (
-            small(*n, block_size=4) for n in (["beam search"], [])
-        )
+        sizes = {"n_layer": 2, "n_head": 1, "block_size": 4, "spread": 0.5}
+        plain, other, _ = small(**sizes)  # in which the greedy texts are not the likeliest
+        module, model, _ = small("beam search", **sizes)
 
         def total_loss(text):  # of the text and of the BOS after it, if that has a position
             tokens = model.tokenizer.encode(text)
