@@ -860,9 +860,13 @@ class TestCommandLine(Facts):
 
     def test_a_model_that_is_not_finite_ends_the_run_with_status_1(self):
         path = str(self.file(TEXT))
-        for rate, steps, what in [(1e300, "9", "loss of step [23]"), (1e150, "1", "held-out loss")]:
+        for rate, steps, what in [
+            (1e300, "9", "the loss of step [23] is nan"),
+            (1e150, "1", "the held-out loss is nan"),
+            (1e100, "2", r"(\(34, .*\)|the held-out loss is nan)"),  # too large; PyPy goes on
+        ]:
             with mock.patch.object(microgpt, "learning_rate", lambda *_: rate):
-                line = f"{ERROR}the {what} is nan, try a smaller --learning-rate"
+                line = f"{ERROR}{what}, try a smaller --learning-rate"
                 self.assert_exits(1, line, microgpt.main, [path, "--steps", steps])
 
     def test_odd_but_good_files_work(self):
