@@ -1228,7 +1228,7 @@ class TestClass(Facts):
         stay = sum(line in code_lines("10") for line in lines)
         words = " ".join(section("## The class").split())
         for told in (
-            f" of the {len(lines)} lines {stay} stay to the end,",
+            f" of the {len(lines)} lines {stay} stay to the end.",
             f" are {typed:,} characters, {typed / 200:.0f} minutes at 200 a minute; ",
             f" {90 - typed / 200:.0f} are left to ask",
         ):
@@ -2842,8 +2842,8 @@ def stage(name):
     kept = [line for number, line in enumerate(lines) if number not in gone]
     text = "\n".join([*kept, *forms.values(), ending])
     text = re.sub(r"(?m)^import (\w+)\n", lambda i: i[0] * (f"{i[1]}." in text), text)  # if used
-    text = re.sub(r"(?m)^# ---.*\n+(?=# ---|class config)", "", text)  # a part with nothing yet
-    text = re.sub(r"(?m)^(class .*)\n\n", r"\1\n", re.sub(r"\n{3,}", "\n\n", text))
+    text = re.sub(r"(?m)^# ---.*\n+(?=# ---|class config)|^# --- 7.*\n+", "", text)  # empty parts
+    text = re.sub(r"(?m)^( *(?:class|def) .*)\n\n", r"\1\n", re.sub(r"\n{3,}", "\n\n", text))
     return text.replace("\n\n# ---", "\n\n\n# ---").strip() + "\n"
 
 
@@ -2891,18 +2891,28 @@ def plan(folder, **settings):
 
 
 def notebook(path):
-    """Write the class as a notebook: the README's words, then the stages, of each what is new."""
+    """Write the class as a notebook: for each stage the question, what is new, then the words."""
+    whole = section("## The class")
+    rows = re.findall(r"(?m)^\| (\d\w?\+?)(?: (.*?))? \|.* \| (.*) \|$", whole.split("\n###")[0])
+    whole = re.sub(r"(?ms)^```python\n# stage.*?^```\n|^\| stage \|.*?\n\n", "", whole)
+    whole = re.sub(r"\[([^]]*)\]\(#.*?\)", r"\1", whole)  # there, no link leads anywhere
     cells, known = [], {}
-    for part in re.split(r"(?m)^(?=### )", section("## The class")):
-        words = re.sub(r"(?ms)^```python\n# stage.*?^```\n", "", part)
-        cells.append({"cell_type": "markdown", "metadata": {}, "source": words.strip()})
-        number = re.match(r"### (\d+)|", part)[1]
-        for name in [n for n in STAGES if re.match(r"\d+", n)[0] == number]:
-            *parts, main = re.split(r"\n\n+(?=\S)", stage(name))
-            new = [part for part in parts if known.get(part.split("\n")[0]) != part]
-            known.update((part.split("\n")[0], part) for part in parts)
-            code = {"source": "\n\n".join([f"# stage {name}", *new, main]), "outputs": []}
-            cells.append({"cell_type": "code", "metadata": {}, "execution_count": None, **code})
+
+    def add(cell_type, text, **more):
+        cells.append({"cell_type": cell_type, "metadata": {}, "source": text.strip(), **more})
+
+    for part in re.split(r"(?m)^(?=### )", whole):
+        number, heading, words = re.match(r"(?s)(?:### (\d+)(.*?)\n)?(.*)", part).groups()
+        add("markdown", f"## {number}{heading}" if number else "# The class")
+        for name, title, question in rows:
+            if re.match(r"\d+", name)[0] == number:
+                add("markdown", f"**{name} {title}**: {question}")
+                *parts, main = re.split(r"\n\n+(?=\S)", stage(name))
+                new = [part for part in parts if known.get(part.split("\n")[0]) != part]
+                known.update((part.split("\n")[0], part) for part in parts)
+                code = "\n\n".join([f"# stage {name}", *new, main])
+                add("code", code, outputs=[], execution_count=None)
+        add("markdown", words)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
     write_new(path, json.dumps(whole, indent=1))
@@ -3142,10 +3152,11 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             shutil.copy(HERE / "names.txt", folder)
             plan(folder)
-    elif sys.argv[1:2] == ["--stage"] and len(sys.argv) == 3:
+    elif sys.argv[1:2] == ["--stage"] and len(sys.argv) in (3, 4):
         if sys.argv[2] not in STAGES:
             sys.exit(f"test_microgpt.py --stage: name one of {', '.join(STAGES)}")
-        print(stage(sys.argv[2]), end="")
+        text = stage(sys.argv[2])
+        print(text, end="") if len(sys.argv) == 3 else write_new(sys.argv[3], text)
     elif sys.argv[1:2] == ["--notebook"] and len(sys.argv) == 3:
         notebook(sys.argv[2])
     elif sys.argv[1:2] == ["--write"]:
