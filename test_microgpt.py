@@ -970,7 +970,7 @@ class TestCommandLine(Facts):
     @unittest.skipIf(os.name == "nt", "pipes break otherwise on Windows")
     def test_output_into_head_ends_quietly(self):
         argv = (HERE / "microgpt.py", self.file(TEXT), "--steps", 5000)
-        process = self.start(*argv, env=bare_environment())  # and not PYTHONUNBUFFERED
+        process = self.start(*argv, env={**os.environ, "PYTHONUNBUFFERED": ""})
         self.assertIn("num docs", process.stdout.readline())
         process.stdout.close()
         errors = process.stderr.read()
@@ -1007,7 +1007,7 @@ class TestCommandLine(Facts):
             code = f"microgpt.learning_rate = lambda *_: {rate}; microgpt.main({argv})"
             ours, theirs = pty.openpty()
             options = {"cwd": HERE, "env": {**os.environ, "COLUMNS": str(width)}}
-            self.start("-c", f"import microgpt; {code}", stdout=theirs, stderr=theirs, **options)
+            self.start("-c", f"import microgpt; {code}", stdout=theirs, **options)
             os.close(theirs)
             shown = b""
             with contextlib.suppress(OSError):  # as Linux ends a terminal
