@@ -2079,7 +2079,7 @@ class TestPictures(Facts):
     def test_all_that_run_accepts_is_shown_and_escaped(self):
         for names, content, argv, shown in (
             ([], "<b>\n&amp;\n'a\"\n^ ^", "--steps 2", "< > & ' \" \xb7 ^"),
-            (["BPE"], "<script>\n" * 9 + "&" * 2000, "--steps 1", "<script> & ^"),
+            (["BPE"], "<script>\n" * 9 + "&" * 20000, "--steps 1", "<script> & ^"),
             (["blocks"], "a b\n\tc\\\n" * 9, "--steps 2", r"\n \t \\ a ^" + " \xb7"),
             ([], "a", "--steps 1 --block-size 1", "a ^"),
             ([], "ab\nba", "--steps 0 --samples 0", "a b ^"),
