@@ -970,7 +970,7 @@ class TestCommandLine(Facts):
     @unittest.skipIf(os.name == "nt", "pipes break otherwise on Windows")
     def test_output_into_head_ends_quietly(self):
         argv = (HERE / "microgpt.py", self.file(TEXT), "--steps", 5000)
-        process = self.start(*argv, env={**os.environ, "PYTHONUNBUFFERED": ""})
+        process = self.start(*argv, env=bare_environment())  # and not PYTHONUNBUFFERED
         self.assertIn("num docs", process.stdout.readline())
         process.stdout.close()
         errors = process.stderr.read()
@@ -1007,7 +1007,7 @@ class TestCommandLine(Facts):
             code = f"microgpt.learning_rate = lambda *_: {rate}; microgpt.main({argv})"
             ours, theirs = pty.openpty()
             options = {"cwd": HERE, "env": {**os.environ, "COLUMNS": str(width)}}
-            self.start("-c", f"import microgpt; {code}", stdout=theirs, **options)
+            self.start("-c", f"import microgpt; {code}", stdout=theirs, stderr=theirs, **options)
             os.close(theirs)
             shown = b""
             with contextlib.suppress(OSError):  # as Linux ends a terminal
@@ -1281,7 +1281,6 @@ class TestClass(Facts):
 
 # --- The recipes: what goes together, and in which order -----------------------------------------
 
-run_main = Facts.main  # until the tests of torch_gpt.py use the new name
 EXCLUDED = {  # recipe: those that do the same in another way, or are part of it
     "ReLU": ["GELU", "GPT-2"],
     "GPT-2": ["GELU", "LayerNorm", "biases", "weight tying"],
@@ -2079,7 +2078,7 @@ class TestPictures(Facts):
     def test_all_that_run_accepts_is_shown_and_escaped(self):
         for names, content, argv, shown in (
             ([], "<b>\n&amp;\n'a\"\n^ ^", "--steps 2", "< > & ' \" \xb7 ^"),
-            (["BPE"], "<script>\n" * 9 + "&" * 20000, "--steps 1", "<script> & ^"),
+            (["BPE"], "<script>\n" * 9 + "&" * 2000, "--steps 1", "<script> & ^"),
             (["blocks"], "a b\n\tc\\\n" * 9, "--steps 2", r"\n \t \\ a ^" + " \xb7"),
             ([], "a", "--steps 1 --block-size 1", "a ^"),
             ([], "ab\nba", "--steps 0 --samples 0", "a b ^"),
@@ -2164,11 +2163,26 @@ class TestScriptsAlone(Facts):
         for file, missing, words in (
             ("numpy_gpt.py", "numpy", "it needs NumPy: python -m pip install numpy"),
             ("numpy_gpt.py", "microgpt", "microgpt.py must be in the same folder"),
+            ("torch_gpt.py", "torch", TORCH.format("torch")),
+            ("torch_gpt.py", "microgpt", TORCH.format("microgpt")),
         ):
             modules = {**there, missing: None}
             with mock.patch.dict(sys.modules, modules), self.assertRaises(SystemExit) as caught:
                 script_of(file, modules.get("microgpt", program()))
             self.assertEqual(caught.exception.code, f"{file}: error: {words}")
+
+    def test_the_table_of_the_readme_counts_their_lines(self):
+        counts = re.findall(
+            r"(?m)^\| `(\w+_gpt.py|gpt2.py)` \| \w+ \| (\d+) ", section("## The ways up")
+        )
+        texts = readme_blocks("script")
+        self.assertEqual(dict(counts), {name: str(texts[name].count("\n")) for name in texts})
+
+
+TORCH = (
+    "import of {} halted; None in sys.modules"
+    " (pip install torch; keep microgpt.py beside this file)"
+)
 
 
 @needs("numpy")
@@ -2250,196 +2264,253 @@ class TestNumpyScript(Facts):
         self.assertEqual(report.call_count, 3)
 
 
-# ---------------------------------------------------------------------------------------------
-# Facts of torch_gpt.py
-# ---------------------------------------------------------------------------------------------
+# --- Facts of torch_gpt.py -----------------------------------------------------------------------
+
+DRIVER = """
+import os, signal, sys, torch_gpt
+signal.alarm(90)  # no process stays behind
+rank, kill_at, odd_flags = int(os.environ["RANK"]), int(sys.argv[1]), sys.argv[2].split()
+rate = torch_gpt.microgpt.learning_rate
+
+def learning_rate(config, step):
+    if (step, rank, os.environ["TORCHELASTIC_RESTART_COUNT"]) == (kill_at, 1, "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rate(config, step)
+
+torch_gpt.microgpt.learning_rate = learning_rate
+torch_gpt.main([*sys.argv[3:], *(odd_flags if rank else [])])
+"""
+TINY = "--n-embd 8 --n-head 2 --n-layer 2 --block-size 6 --samples 0 --batch-size 6".split()
 
 
-@unittest.skipUnless(importlib.util.find_spec("torch"), "torch is not installed")
-class TestTorchScript(unittest.TestCase):
-    """The README's torch_gpt.py gives the numbers of microgpt.py."""
+@needs("torch")
+class TestTorchScript(Facts):
+    """The README's torch_gpt.py gives the numbers of microgpt.py, and loses none."""
 
     def setUp(self):
-        here = os.path.dirname(os.path.abspath(__file__))
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder, before = folder.name, os.getcwd()
-        os.chdir(self.folder)  # where there is no model.json
-        self.addCleanup(os.chdir, before)
-        self.text = readme_blocks("script")["torch_gpt.py"]
-        self.write("torch_gpt.py", self.text)
-        self.write("docs.txt", "anna\njohannes\nmo\nhanna\njo\nsimon\nnina\nhasan\nali\n" * 3)
-        shutil.copy(os.path.join(here, "microgpt.py"), self.folder)
+        import torch
 
-    def write(self, name, text):
-        with open(name, "w", encoding="utf-8") as file:
-            file.write(text)
+        self.torch = torch
+        self.microgpt = program()
+        self.script = script_of("torch_gpt.py", self.microgpt, "torch_gpt")
+        self.docs = self.file("\n".join(NAMES * 2))
 
-    def script(self, *names):
-        """The script as a module, and the microgpt with these recipes that it imports."""
-        microgpt, script = program(*names), types.ModuleType("torch_gpt")
-        missing = object()
-        before = sys.modules.get("microgpt", missing)
-        sys.modules["microgpt"] = microgpt
-        try:
-            exec(compile(self.text, "torch_gpt.py", "exec"), script.__dict__)
-        finally:
-            del sys.modules["microgpt"]
-            if before is not missing:
-                sys.modules["microgpt"] = before
-        return script, microgpt
+    def run_script(self, *argv, script=None):
+        return self.main(script or self.script, self.docs, *TINY, *argv)
 
-    def train(self, script, *argv):
-        """The model and the losses of script.main with these arguments."""
-        losses, plain = [], script.train
-        script.train = lambda *parts: losses.extend(plain(*parts))
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = script.main(["docs.txt", "--samples", "1", *argv])
-        script.train = plain
-        return model, losses
+    def model(self, **config):
+        flags = {name: default for name, (default, *_) in self.script.FLAGS.items()}
+        flags.update(device=self.torch.device("cpu"), dtype="float64", save="", resume=False)
+        flags.update(n_embd=8, n_head=2, block_size=6)
+        config = types.SimpleNamespace(**{**flags, **config})
+        tokenizer = self.microgpt.Tokenizer(NAMES)
+        return self.script.Model(config, tokenizer, random.Random(1))
 
-    def assertClose(self, numbers, others, within=1e-9):
-        self.assertEqual(len(numbers), len(others))
-        self.assertTrue(numbers)
-        self.assertLess(max(abs(a - b) for a, b in zip(numbers, others)), within)
+    def saved(self, name="m.json"):
+        return (self.folder / name).read_text(encoding="utf-8")
 
-    def model(self, microgpt, *argv):
-        sizes = ["--n-embd", "8", "--n-head", "2", "--n-layer", "2", "--block-size", "6"]
-        return run_main(microgpt, "docs.txt", "--samples", "0", *sizes, *argv)[0]
+    def torchrun(self, *argv, kill_at=0, odd_flags=""):
+        """Two processes: what they print, and their errors."""
+        self.file(readme_blocks("script")["torch_gpt.py"], "torch_gpt.py")
+        self.file(SOURCE, "microgpt.py")
+        self.file(DRIVER, "driver.py")
+        words = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts".split()
+        words += [3 if kill_at else 0, "driver.py", kill_at, odd_flags, self.docs, *TINY, *argv]
+        return self.start(*words, cwd=self.folder).communicate()
 
-    def test_the_logits_are_the_same(self):
-        script, microgpt = self.script()
-        model = self.model(microgpt, "--steps", "2")
-        tokens, keys, values = model.tokenizer.encode("hannes")[:6], {}, {}
-        logits = script.GPT(model)(script.torch.tensor([tokens, tokens])).tolist()
-        for position, token in enumerate(tokens):
-            expected = [v.data for v in microgpt.gpt(model, token, position, keys, values)]
-            self.assertClose(logits[0][position], expected)
-            self.assertClose(logits[1][position], expected)
+    def test_logits_losses_and_single_steps_are_those_of_microgpt(self):
+        for n_layer, doc in itertools.product((0, 1, 3), ("tabitha", "bo")):
+            plain = model_of(NAMES, spread=4, module=self.microgpt, n_layer=n_layer)
+            model, keys, values = self.model(n_layer=n_layer), {}, {}
+            for w in model.weights.values():
+                w.data *= 4
+            self.assertEqual(list(model.weights), list(plain.weights))
+            self.assertEqual(model.parameters().tolist(), numbers(plain.parameters()))
+            tokens = plain.tokenizer.encode(doc)
+            seen = tokens[:-1][:6]
+            expected = logits_of(plain, seen, self.microgpt)
+            found = self.script.forward(model, self.torch.tensor([seen, seen]))
+            self.assert_all_near(found.tolist(), [expected] * 2, 1e-9, doc)
+            for position, token in enumerate(seen):
+                step = numbers(self.script.gpt(model, token, position, keys, values))
+                self.assert_all_near(step, expected[position], 1e-9, doc)
+            several = [tokens, plain.tokenizer.encode("ian"), tokens, tokens[:3]]
+            model.config.batch_size = 3
+            expected = self.microgpt.evaluate(plain, several)
+            self.assert_near(self.script.evaluate(model, several), expected, 1e-9, doc)
+            self.assert_near(self.script.losses(model, several).item(), 4 * expected, 1e-9, doc)
 
-    def test_the_losses_of_one_document_a_step_are_those_of_microgpt(self):
-        script, microgpt = self.script()
-        plain, expected = program(), []
-        gradients = plain.gradients
-        plain.gradients = lambda *parts: expected.append(gradients(*parts)) or expected[-1]
-        model, printed = run_main(plain, "docs.txt", "--steps", "6", "--samples", "3")
-        with contextlib.redirect_stdout(io.StringIO()) as out:
-            self.assertTrue(script.main("docs.txt --steps 6 --samples 3 --batch-size 1".split()))
-        self.assertEqual(out.getvalue().split("held-out")[1], printed.split("held-out")[1])
-        torch_model, losses = self.train(script, "--steps", "6", "--batch-size", "1")
-        self.assertClose(losses, expected)
-        self.assertClose(
-            [p.data for p in torch_model.parameters()], [p.data for p in model.parameters()]
-        )
-
-    def test_the_losses_of_a_batch_are_the_mean_over_its_documents(self):
-        script, microgpt = self.script()
-        plain, expected = program(), []
-
-        def gradients(model, sequences, step):
-            batch = [sequences[i % len(sequences)] for i in range(5 * step, 5 * step + 5)]
-            loss = sum(plain.document_loss(model, tokens) for tokens in batch) / 5
-            loss.backward()
-            expected.append(loss.data)
-            return loss.data
-
-        plain.gradients = gradients
-        sizes = "--n-embd 8 --n-layer 2 --block-size 6 --steps 7 --seed 1".split()
-        run_main(plain, "docs.txt", "--samples", "0", *sizes)
-        self.assertClose(self.train(script, "--batch-size", "5", *sizes)[1], expected)
-
-    def test_it_goes_on_from_a_saved_model(self):
-        plain = program("save and load")
-        plain.SAVED = "model.json"
-        saved = self.model(plain, "--steps", "3")
-        for recipes in ((), ("save and load",)):
-            script, microgpt = self.script(*recipes)
-            model, losses = self.train(script, "--steps", "0")
-            self.assertEqual((model.config.n_embd, model.config.n_head), (8, 2))
-            self.assertEqual(model.tokenizer.vocab, saved.tokenizer.vocab)
-            self.assertEqual(
-                [p.data for p in model.parameters()], [p.data for p in saved.parameters()]
-            )
-        model, losses = self.train(script, "--steps", "0", "--model", "")
-        self.assertEqual(model.config.n_embd, 16)
-
-    def test_a_bad_file_or_flag_is_one_line(self):
-        plain = program("save and load")
-        plain.SAVED = "model.json"
-        self.model(plain, "--steps", "1")
-        script, microgpt = self.script()
-        with open("model.json", encoding="utf-8") as file:
-            text = file.read()
-        good = json.loads(text)
-        wte = good["weights"]["wte"]
-        bad = ["", text[:-1], "[]", "[" * 100000]
-        for part in good:
-            bad += [json.dumps({**good, part: other}) for other in (None, [], {}, 3, "a")]
-        for other in (wte[1:], [wte[0][1:], *wte[1:]], [[1e999] + wte[0][1:], *wte[1:]], "a"):
-            bad.append(json.dumps({**good, "weights": {**good["weights"], "wte": other}}))
-        for size, value in (("n_embd", 4), ("n_head", 0), ("n_layer", 1.0), ("block_size", True)):
-            bad.append(json.dumps({**good, "config": {**good["config"], size: value}}))
-        for text in ("?!", "".join(good["vocab"][1:3])):  # the second is two tokens, not one
-            bad.append(json.dumps({**good, "vocab": [text, *good["vocab"][1:]]}))
-        runs = [(["--batch-size", "0"], "batch_size"), (["--seed", "x"], "seed")]
-        runs.append((["--model", "missing.json"], "missing.json"))
-        for number, content in enumerate(bad):
-            name = f"bad{number}.json"
-            self.write(name, content)
-            runs.append((["--model", name], f"{name} is not a saved model"))
-        for argv, words in runs:
-            with self.assertRaises(SystemExit) as caught, contextlib.redirect_stdout(io.StringIO()):
-                with contextlib.redirect_stderr(io.StringIO()) as errors:
-                    script.main(["docs.txt", "--steps", "1", *argv])
-            self.assertEqual(caught.exception.code, 2)
-            self.assertIn(words, errors.getvalue())
-            self.assertEqual(errors.getvalue().count("\n"), 1)
-
-    def test_two_processes_have_the_losses_of_one(self):
-        self.write(
-            "driver.py",
-            "\n".join(
-                [
-                    "import json, os, torch_gpt",
-                    "losses, plain = [], torch_gpt.train",
-                    "torch_gpt.train = lambda *parts: losses.extend(plain(*parts))",
-                    "model = torch_gpt.main('docs.txt --batch-size 6 --steps 5 --samples 0'.split())",
-                    "weights = [value.data for value in model.parameters()]",
-                    "with open(f'{os.environ[\"RANK\"]}.txt', 'w') as file:",
-                    "    json.dump([losses, weights], file)",
-                ]
+    def test_training_is_that_of_microgpt_for_one_document_a_step_and_for_batches(self):
+        batches = program("mini-batches", BATCH_SIZE=6)
+        warm = program("warm-up", WARMUP=4)
+        for hooked, plain, flags in (
+            (program(), program(), "--batch-size 1 --steps 12"),
+            (
+                program(),
+                program(),
+                "--batch-size 1 --steps 5 --temperature 1 --prompt a --n-layer 0",
             ),
-        )
-        shared = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        done = subprocess.run(
-            [*shared, "--nproc-per-node", "2", "driver.py"],
-            timeout=120,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stdout.count("num params"), 1)
-        model, losses = self.train(self.script()[0], *"--batch-size 6 --steps 5".split())
-        for rank in "01":
-            with open(f"{rank}.txt", encoding="utf-8") as file:
-                rank_losses, rank_weights = json.load(file)
-            self.assertClose(rank_losses, losses)
-            self.assertClose(rank_weights, [value.data for value in model.parameters()])
+            (program(), batches, "--steps 3 --seed 7"),
+            (warm, warm, "--batch-size 1 --steps 12"),
+        ):
+            script = script_of("torch_gpt.py", hooked)
+            model, printed = self.run_script("--samples", 3, *flags.split(), script=script)
+            plain.HYPERPARAMETERS["batch_size"] = (0, 0, "")
+            expected = self.main(plain, self.docs, *TINY, "--samples", 3, *flags.split())
+            weights = numbers(expected[0].parameters())
+            self.assert_all_near(model.parameters().tolist(), weights, 1e-9, flags)
+            end = expected[1].split("held-out loss")[1]
+            self.assertIn(end + "nothing is kept", printed)
 
-
-class TestTorchScriptWithoutTorch(unittest.TestCase):
-    def test_a_missing_torch_is_one_line(self):
-        code = "import sys; sys.modules['torch'] = None; exec(sys.stdin.read())"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            input=readme_blocks("script")["torch_gpt.py"],
-            timeout=60,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
+    def test_documents_come_in_order_and_then_in_other_orders(self):
+        laps = itertools.islice(self.script.endless(list("abcdefgh"), 1), 24)
+        laps = ["".join(lap) for lap in zip(*[laps] * 8)]
+        self.assertEqual(laps[0], "abcdefgh")
+        self.assertEqual([sorted(lap) for lap in laps], [list("abcdefgh")] * 3)
+        self.assertEqual(len(set(laps)), 3)
+        self.assertNotEqual(
+            "".join(itertools.islice(self.script.endless(laps[0], 2), 24))[8:], laps
         )
-        self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stderr, r"^torch_gpt.py: error: .*torch.*pip install torch.*\n$")
+
+    def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(self):
+        path, rate = self.folder / "m.json", self.microgpt.learning_rate
+        kept = ["--save", path, "--steps", 9, "--save-every", 2]
+        end = re.compile(r"(?m)^held-out(.|\n)*").search
+        expected_end = end(self.run_script(*kept)[1]).group()
+        expected = self.saved()
+        for last, what in itertools.product(range(1, 10), (KeyError, "Ctrl-C")):
+            for file in self.folder.glob("m.json*"):
+                file.unlink()
+
+            def stop(config, step, last=last, what=what):
+                if step == last and what is KeyError:
+                    raise KeyError  # as if killed: nothing in the script expects it
+                if step == last:
+                    signal.raise_signal(signal.SIGINT)
+                return rate(config, step)
+
+            self.microgpt.learning_rate = stop
+            if what is KeyError:
+                with self.assertRaises(KeyError):
+                    self.run_script(*kept, "--resume")
+            else:
+                printed = self.run_script(*kept, "--resume")[1]
+                self.assertIn("interrupted", printed)
+                self.assertNotIn(f"step {last + 1:4d}", printed)
+            self.microgpt.learning_rate = rate
+            printed = self.run_script(*kept, "--resume")[1]
+            done = last if what == "Ctrl-C" else (last - 1) // 2 * 2
+            self.assertEqual(f"going on after step {done}\n" in printed, done > 0, last)
+            self.assertEqual(self.saved(), expected, f"{what} at step {last}")
+            self.assertEqual(end(printed).group(), expected_end)
+
+    def test_a_save_that_is_cut_short_leaves_the_old_files(self):
+        path = self.folder / "m.json"
+        self.run_script("--save", path, "--steps", 2)
+        before = [(self.folder / name).read_bytes() for name in ("m.json", "m.json.pt")]
+        for place in ("torch.save", "json.dumps"):
+            with mock.patch(place, side_effect=KeyError), self.assertRaises(KeyError):
+                self.run_script("--save", path, "--steps", 3)
+            after = [(self.folder / name).read_bytes() for name in ("m.json", "m.json.pt")]
+            self.assertEqual(after, before, place)
+
+    def test_the_recipe_loads_what_is_saved_and_microgpt_is_left_as_it_was(self):
+        plain = program("save and load")
+        before = dict(vars(plain))
+        script = script_of("torch_gpt.py", plain)
+        path = self.folder / "m.json"
+        model, _ = self.run_script("--save", path, "--steps", 2, script=script)
+        loaded = plain.load(path)
+        self.assertIs(type(loaded), plain.Model)
+        self.assertEqual(numbers(loaded.parameters()), model.parameters().tolist())
+        self.assertEqual({n for n in before if vars(plain)[n] is not before[n]}, set())
+        self.assertEqual(self.torch.get_default_dtype(), self.torch.float32)
+        self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+
+    def test_a_wide_model_starts_like_gpt2_and_near_an_even_guess(self):
+        for n_embd, n_layer in ((40, 8), (128, 2), (1024, 1)):
+            model = self.model(n_embd=n_embd, n_layer=n_layer, dtype="float32")
+            for name, w in model.weights.items():
+                deep = name.endswith(("attn_wo", "mlp_fc2"))
+                spread = 0.02 / math.sqrt(2 * n_layer) if deep else 0.02
+                self.assert_near(w.std().item() / spread, 1, 0.1, name)
+            loss = self.script.evaluate(model, [model.tokenizer.encode(name) for name in NAMES])
+            self.assertLess(abs(loss - math.log(model.tokenizer.vocab_size)), 0.5)
+
+    def test_other_precisions(self):
+        exact = self.model()
+        sequences = [exact.tokenizer.encode(name) for name in NAMES]
+        expected = self.script.evaluate(exact, sequences)
+        for dtype, least, most in (("float32", 1e-12, 1e-5), ("bfloat16", 1e-5, 1e-1)):
+            model = self.model(dtype=dtype)
+            self.assertEqual({w.dtype for w in model.weights.values()}, {self.torch.float32})
+            gap = abs(self.script.evaluate(model, sequences) - expected)
+            self.assertTrue(least < gap < most, f"{dtype}: {gap}")
+            self.run_script("--dtype", dtype, "--steps", 2)
+
+    def test_what_cannot_be_done_is_one_line(self):
+        path = self.folder / "m.json"
+        self.run_script("--save", path, "--steps", 2)
+        self.file("no state", "bad.json.pt")
+        more = self.file("\n".join([*NAMES, "xyz"]), "more.txt")
+        going_on = ["--resume", "--save", path, "--steps", 2]
+        fast = mock.patch.object(self.microgpt, "learning_rate", lambda config, step: 1e200)
+        gpu = mock.patch.object(self.torch.cuda, "device_count", lambda: 1)
+        for argv, status, words, *cases in (
+            (["--batch-size", 0], 2, "batch_size must be at least 1"),
+            (["--n-head", 3], 2, "n_head 3 does not divide n_embd 8"),
+            (["--prompt", "?"], 2, "'\\?' is not in the vocabulary"),
+            (["--dtype", "float16"], 2, "invalid choice"),
+            ([], 1, "the loss of step 3 is nan, try a smaller", fast),
+            (["--resume"], 2, "--resume needs --save FILE"),
+            (["--resume", "--save", self.folder / "bad.json"], 2, "cannot go on from .*bad"),
+            ([*going_on, "--seed", 1, "--steps", 3], 2, "it was saved with another steps, seed"),
+            ([more, *going_on], 2, "it was saved with another data"),
+            (["--save", self.folder / "no" / "m.json"], 2, "no/m.json"),
+            ([], 2, "2 processes, but 1 GPUs", gpu),
+        ):
+            with contextlib.ExitStack() as stack:
+                for case in cases:
+                    stack.enter_context(case)
+                stack.enter_context(mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="2"))
+                errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+                caught = stack.enter_context(self.assertRaises(SystemExit))
+                printed = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                self.script.main([str(word) for word in [*TINY, "--steps", 3, *argv]])
+            self.assertEqual(caught.exception.code, status, words)
+            self.assertRegex(errors.getvalue(), rf"^torch_gpt.py: error: .*{words}.*\n$")
+            self.assertEqual("step    1" in printed.getvalue(), status == 1, words)
+
+    def test_a_recipe_is_followed_or_refused_in_words(self):
+        followed = "warm-up,top-k,top-p,beam search,BPE,blocks,save and load,draw".split(",")
+        for name in readme_blocks("recipe"):
+            if name == "fine-tuning":
+                continue  # it needs another one
+            script = script_of("torch_gpt.py", program(name))
+            flags = ["--steps", 1, "--samples", 1]
+            if name in followed:
+                self.run_script(*flags, script=script)
+            else:
+                with contextlib.redirect_stderr(io.StringIO()) as errors:
+                    with self.assertRaises(SystemExit):
+                        self.run_script(*flags, script=script)
+                self.assertRegex(errors.getvalue(), "a recipe changes .*, which has no effect")
+
+    def test_two_processes_survive_a_kill_with_the_same_bits_and_refuse_to_differ(self):
+        flags = ["--steps", 7, "--save-every", 2]
+        alone = self.run_script(*flags)[0].parameters().tolist()
+        printed, errors = self.torchrun(*flags, "--save", "whole.json", "--resume")
+        self.assertEqual(printed.count("num params"), 1, errors)
+        weights = json.loads(self.saved("whole.json"))["weights"].values()
+        flat = [number for rows in weights for row in rows for number in row]
+        self.assert_all_near(flat, alone, 1e-9)
+        printed, errors = self.torchrun(*flags, "--save", "m.json", "--resume", kill_at=5)
+        self.assertIn("going on after step 4", printed, errors)
+        self.assertEqual(self.saved(), self.saved("whole.json"))
+        for odd_flags in ("--seed 2", "--block-size 5"):
+            printed, errors = self.torchrun(*flags, odd_flags=odd_flags)
+            self.assertIn("torch_gpt.py: error: the processes differ in [", errors)
+            self.assertNotIn("step    1", printed)
 
 
 # --- Facts of gpt2.py ----------------------------------------------------------------------------
