@@ -239,6 +239,7 @@ def pasted(*names, kind="recipe"):
     """The text of microgpt.py with these blocks of the README just above its last section."""
     blocks, last = readme_blocks(kind), 'if __name__ == "__main__":\n'
     above, below = SOURCE.split(last)
+    names = dict.fromkeys(n for name in names for n in (*NEEDED.get(name, ()), name))
     return above + "\n\n".join([blocks[name] for name in names] + [last]) + below
 
 
@@ -1282,17 +1283,21 @@ class TestClass(Facts):
 # --- The recipes: what goes together, and in which order -----------------------------------------
 
 EXCLUDED = {  # recipe: those that do the same in another way, or are part of it
-    "ReLU": ["GELU", "GPT-2"],
-    "GPT-2": ["GELU", "LayerNorm", "biases", "weight tying"],
+    "ReLU": ["GELU"],
     "all cores": ["mini-batches"],
 }
-NEEDED = {"fine-tuning": "save and load", "pictures": "draw"}
+NEEDED = {  # recipe: those that it is pasted below
+    "GPT-2": ["GELU", "LayerNorm", "biases", "weight tying"],
+    "fine-tuning": ["save and load"],
+    "pictures": ["draw"],
+}
 PICTURES = ["album", "draw", "pictures"]
 ADDED = r"\nstep \d+ writes .*\n|pictures: microgpt.html\n"  # the lines that they print
 ABOVE = {  # recipe: those that must stand above it
     "gradients": ["mini-batches", "all cores"],
     "all cores": ["dropout", "continue"],
     "save and load": ["continue"],
+    "GPT-2": ["GELU", "LayerNorm", "biases", "weight tying"],
     "album": ["mini-batches", "all cores", "dropout"],
     "pictures": ["mini-batches", "all cores", "dropout", "draw"],
     "fine-tuning": set(readme_blocks("recipe")) - {"fine-tuning"},
@@ -1300,19 +1305,18 @@ ABOVE = {  # recipe: those that must stand above it
 
 
 def arranged(names):
-    """These recipes in an order that works. Raises ValueError, in words, where there is none."""
+    """These recipes and what they need, in an order that works. Raises ValueError, in words."""
     known = {name.casefold(): name for name in readme_blocks("recipe")}
     for name in names:
         if name.casefold() not in known:
             several = "a name of several words stands in quotes"
             raise ValueError(f"no recipe {name!r} ({several}), only {', '.join(known.values())}")
-    asked = {name.casefold() for name in names}
-    left = [name for folded, name in known.items() if folded in asked]
+    asked = {known[name.casefold()] for name in names}
+    asked.update(*(NEEDED.get(name, ()) for name in asked))
+    left = [name for name in known.values() if name in asked]
     for name in left:
-        for other in set(EXCLUDED.get(name, ())) & set(left):
+        for other in set(EXCLUDED.get(name, ())) & asked:
             raise ValueError(f"{name} and {other} exclude each other")
-        if NEEDED.get(name, name) not in left:
-            raise ValueError(f"{name} needs {NEEDED[name]}")
     order = []
     while left:
         order.append(next(name for name in left if not set(ABOVE.get(name, ())) & set(left)))
@@ -1352,12 +1356,13 @@ class TestWrite(Facts):
             "DROPOUT,relu": "ReLU,dropout",
             "gradients,all cores,dropout": "dropout,all cores,gradients",
             "save and load,continue": "continue,save and load",
-            "fine-tuning,RoPE,save and load": "RoPE,save and load,fine-tuning",
+            "fine-tuning,RoPE": "RoPE,save and load,fine-tuning",
+            "GPT-2": "GELU,LayerNorm,biases,weight tying,GPT-2",
         }.items():
             self.assertEqual(arranged(asked.split(",")), order.split(","))
 
     def test_as_many_as_go_together_are_written_and_run(self):
-        many = set(readme_blocks("recipe")) - {"ReLU", "GPT-2", "mini-batches", "fine-tuning"}
+        many = set(readme_blocks("recipe")) - {"ReLU", "mini-batches", "fine-tuning"}
         argv = [
             self.file("to be\nor not\nto be\n"),
             *"--steps 1 --n-embd 4 --n-head 2 --samples 2".split(),
@@ -1378,9 +1383,8 @@ class TestWrite(Facts):
         self.file("mine", "there.py")
         for asked, words in {
             "new.py,ReLU,GELU": "ReLU and GELU exclude each other",
-            "new.py,biases,GPT-2": "GPT-2 and biases exclude each other",
+            "new.py,GPT-2,ReLU": "ReLU and GELU exclude each other",
             "new.py,mini-batches,all cores": "all cores and mini-batches exclude each other",
-            "new.py,fine-tuning": "fine-tuning needs save and load",
             "new.py,weight,decay": "no recipe 'weight' (a name of several words stands in quotes)",
             "new.py": "name one of numpy_gpt.py, torch_gpt.py, gpt2.py, or a new .py file and its",
             "gpt2.py,ReLU": "name one of",
