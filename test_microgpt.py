@@ -355,8 +355,8 @@ class Facts(unittest.TestCase):
                 self.addCleanup(stream.close)
         return process
 
-    def assert_exits(self, status, line, function, *args):
-        """It ends the program with this status and line; with status 2, before any output."""
+    def assert_exits(self, status, line, function, *args, said=""):
+        """It ends the program with this status and line; with status 2, when no more was said."""
         with contextlib.redirect_stderr(io.StringIO()) as errors:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 with self.assertRaises(SystemExit, msg=args) as stop:
@@ -364,7 +364,7 @@ class Facts(unittest.TestCase):
         self.assertEqual(stop.exception.code, status, args)
         self.assertRegex(errors.getvalue(), rf"\A{line}\n\Z", args)
         if status == 2:
-            self.assertEqual(printed.getvalue(), "", args)
+            self.assertRegex(printed.getvalue(), rf"\A{said}\Z", args)
 
     def assert_gradients_are_slopes(self, function, inputs, what, tolerance=1e-6):
         """backward() agrees with central differences of function(inputs), a Value."""
@@ -2194,53 +2194,36 @@ class TestNumpyScript(Facts):
     def setUp(self):
         import numpy
 
-        self.np = numpy
-        self.microgpt = program()
-        self.script = script_of("numpy_gpt.py", self.microgpt)
         self.addCleanup(numpy.seterr, **numpy.geterr())
+        self.docs = str(self.file("\n".join(NAMES * 2)))
+        self.changed = program()  # by the script, once it is started
+        with mock.patch.object(self.changed, "main") as main:
+            self.script = script_of("numpy_gpt.py", self.changed, "__main__")
+        main.assert_called_once_with(sys.argv[1:])
 
-    def run_script(self, *argv, **settings):
-        """The losses of `python numpy_gpt.py docs.txt ARGV` and the other lines it prints."""
-        file = self.file("\n".join(NAMES * 2))
-        module = program(**settings)
-        with mock.patch.object(sys, "argv", ["numpy_gpt.py", str(file), *argv]):
-            return self.listen(module, script_of, "numpy_gpt.py", module, "__main__")
-
-    def listen(self, module, function, *args):
-        """The losses that module.report is told, and the lines that are printed by others."""
-        losses = []
-        if not isinstance(module.report, mock.Mock):
-            module.report = lambda steps, so_far, start: losses.append(so_far[-1])
-        printed = self.quiet(function, *args)[1]
-        return losses, printed.splitlines()
-
-    def test_losses_held_out_loss_and_texts_are_those_of_microgpt(self):
+    def test_weights_losses_and_texts_are_those_of_microgpt(self):
         for flags in (
-            "--n-embd 8 --n-head 2 --block-size 6 --steps 40 --samples 0",
-            "--n-embd 8 --n-head 2 --block-size 6 --steps 30 --samples 4 --prompt a",
+            "--n-embd 8 --n-head 2 --block-size 6 --steps 40 --samples 4 --prompt a",
             "--n-layer 0 --n-embd 4 --n-head 1 --block-size 3 --steps 12",
             "--n-layer 2 --n-embd 6 --n-head 3 --block-size 1 --steps 12 --samples 3",
             "--seed 7 --learning-rate 0.02 --temperature 0 --steps 12 --samples 2",
             "--steps 0 --samples 2",
         ):
-            losses, lines = self.run_script(*flags.split())
-            module = program()
-            file = self.folder / "docs.txt"
-            expected = self.listen(module, module.main, [str(file), *flags.split()])
-            self.assertEqual(len(losses), int(flags.split("--steps ")[1].split()[0]))
-            self.assert_all_near(losses, expected[0], 1e-9, flags)
-            self.assertEqual(lines, expected[1])
+            model, printed = self.main(self.changed, self.docs, *flags.split())
+            plain, expected = self.main(microgpt, self.docs, *flags.split())
+            weights = numbers(plain.parameters())
+            self.assert_all_near(model.parameters().tolist(), weights, 1e-9, flags)
+            self.assertEqual(masked(printed), masked(expected))
 
     def test_every_gradient_is_that_of_microgpt(self):
         for n_layer, doc in itertools.product((0, 1, 3), ("tabitha", "bo")):  # too long, and short
-            config = {"n_layer": n_layer, "block_size": 5}
-            plain = model_of(NAMES, spread=5, module=self.microgpt, **config)
-            both = self.script.Model(plain.config, plain.tokenizer, random.Random(1))
-            for matrix in both.weights.values():
+            plain = model_of(NAMES, spread=5, n_layer=n_layer, block_size=5)
+            model = self.script.Model(plain.config, plain.tokenizer, random.Random(1))
+            for matrix in model.weights.values():
                 matrix *= 5
             tokens = plain.tokenizer.encode(doc)
-            expected = self.microgpt.gradients(plain, [tokens], 1)
-            loss, grads = self.script.gradients(both, tokens)
+            expected = microgpt.gradients(plain, [tokens], 1)
+            loss, grads = self.script.gradients(model, tokens)
             self.assert_near(loss, expected, 1e-9, f"loss of {doc}")
             self.assertEqual(set(grads), set(plain.weights))
             for name, rows in plain.weights.items():
@@ -2249,23 +2232,23 @@ class TestNumpyScript(Facts):
                 self.assert_all_near(grads[name].tolist(), expected, 1e-9, name)
 
     def test_improbable_target_and_large_logits_stay_finite(self):
-        logits = self.np.array([[1000.0, 0.0], [-1000.0, 0.0]])
+        import numpy
+
+        logits = numpy.array([[1000.0, 0.0], [-1000.0, 0.0]])
         self.assertEqual(self.script.cross_entropy(logits, [1, 1]), 500.0)
         d_logits = self.script.cross_entropy_backward(logits, [1, 1])
         self.assertEqual(d_logits.tolist(), [[0.5, -0.5], [0.0, 0.0]])
 
-    def test_the_schedule_is_that_of_microgpt_and_training_that_blows_up_ends_with_one_line(self):
-        run = functools.partial(self.run_script, learning_rate=lambda config, step: 1e200)
+    def test_training_that_blows_up_ends_with_one_line(self):
+        self.changed.learning_rate = lambda config, step: 1e200
         line = f"{ERROR}the loss of step 3 is nan, try a smaller --learning-rate"
-        self.assert_exits(1, line, run)
+        self.assert_exits(1, line, self.changed.main, [self.docs])
 
     def test_after_ctrl_c_the_model_is_measured_and_writes(self):
-        report = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
-        _, lines = self.run_script("--steps", "50", "--samples", "2", report=report)
-        self.assertEqual(lines[-5:-4], ["interrupted: what was learned so far is kept"])
-        starts = [line.split()[0] for line in lines[-4:]]
-        self.assertEqual(starts, ["held-out", "sample", "sample", "not"])
-        self.assertEqual(report.call_count, 3)
+        self.changed.report = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
+        _, printed = self.main(self.changed, self.docs, "--samples", 2)
+        words = "interrupted: what was learned so far is kept\n"
+        self.assertRegex(printed, words + "held-out .*\nsample .*\nsample .*\nnot in ")
 
 
 # --- Facts of torch_gpt.py -----------------------------------------------------------------------
@@ -2284,7 +2267,8 @@ def learning_rate(config, step):
 torch_gpt.microgpt.learning_rate = learning_rate
 torch_gpt.main([*sys.argv[3:], *(odd_flags if rank else [])])
 """
-SHAPE = "--n-embd 8 --n-head 2 --n-layer 2 --block-size 6 --samples 0 --batch-size 6".split()
+SHAPE = "--n-embd 8 --n-head 2 --n-layer 2 --block-size 6 --samples 0".split()
+BATCH = ["--batch-size", "6"]
 
 
 @needs("torch")
@@ -2299,16 +2283,19 @@ class TestTorchScript(Facts):
         self.script = script_of("torch_gpt.py", self.microgpt, "torch_gpt")
         self.docs = self.file("\n".join(NAMES * 2))
 
-    def run_script(self, *argv, script=None):
-        return self.main(script or self.script, self.docs, *SHAPE, *argv)
+    def run_script(self, *argv):
+        return self.main(self.script, self.docs, *SHAPE, *BATCH, *argv)
+
+    def assert_refused(self, words, *argv):
+        said = "(num docs(.|\n)*num params: \\d+\n)?"
+        argv = [str(word) for word in [self.docs, *SHAPE, *BATCH, *argv]]
+        self.assert_exits(2, rf"torch_gpt\.py: error: {words}", self.script.main, argv, said=said)
 
     def model(self, **config):
         flags = {name: default for name, (default, *_) in self.script.FLAGS.items()}
-        flags.update(device=self.torch.device("cpu"), dtype="float64", save="", resume=False)
-        flags.update(n_embd=8, n_head=2, block_size=6)
+        flags.update(device="cpu", dtype="float64", n_embd=8, n_head=2, block_size=6)
         config = types.SimpleNamespace(**{**flags, **config})
-        tokenizer = self.microgpt.Tokenizer(NAMES)
-        return self.script.Model(config, tokenizer, random.Random(1))
+        return self.script.Model(config, self.microgpt.Tokenizer(NAMES), random.Random(1))
 
     def saved(self, name="m.json"):
         return (self.folder / name).read_text(encoding="utf-8")
@@ -2319,8 +2306,8 @@ class TestTorchScript(Facts):
         self.file(SOURCE, "microgpt.py")
         self.file(DRIVER, "driver.py")
         words = "-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts".split()
-        words += [3 if kill_at else 0, "driver.py", kill_at, odd_flags, self.docs, *SHAPE, *argv]
-        return self.start(*words, cwd=self.folder).communicate()
+        words += [3 if kill_at else 0, "driver.py", kill_at, odd_flags, self.docs]
+        return self.start(*words, *SHAPE, *BATCH, *argv, cwd=self.folder).communicate()
 
     def test_logits_losses_and_single_steps_are_those_of_microgpt(self):
         for n_layer, doc in itertools.product((0, 1, 3), ("tabitha", "bo")):
@@ -2345,68 +2332,51 @@ class TestTorchScript(Facts):
             self.assert_near(self.script.losses(model, several).item(), 4 * expected, 1e-9, doc)
 
     def test_training_is_that_of_microgpt_for_one_document_a_step_and_for_batches(self):
-        batches = program("mini-batches", BATCH_SIZE=6)
-        warm = program("warm-up", WARMUP=4)
-        for hooked, plain, flags in (
-            (program(), program(), "--batch-size 1 --steps 12"),
-            (
-                program(),
-                program(),
-                "--batch-size 1 --steps 5 --temperature 1 --prompt a --n-layer 0",
-            ),
-            (program(), batches, "--steps 3 --seed 7"),
-            (warm, warm, "--batch-size 1 --steps 12"),
+        for recipes, batch_size, flags in (
+            ((), 1, "--steps 12"),
+            ((), 1, "--steps 5 --temperature 1 --prompt a --n-layer 0"),
+            ((), 6, "--steps 3 --seed 7"),
+            (("warm-up",), 1, "--steps 12"),
         ):
-            script = script_of("torch_gpt.py", hooked)
-            model, printed = self.run_script("--samples", 3, *flags.split(), script=script)
-            plain.HYPERPARAMETERS["batch_size"] = (0, 0, "")
-            expected = self.main(plain, self.docs, *SHAPE, "--samples", 3, *flags.split())
-            weights = numbers(expected[0].parameters())
+            self.script = script_of("torch_gpt.py", program(*recipes))
+            flags = ["--samples", 3, *flags.split()]
+            model, printed = self.run_script(*flags, "--batch-size", batch_size)
+            plain = program("mini-batches", *recipes, BATCH_SIZE=batch_size)
+            expected, texts = self.main(plain, self.docs, *SHAPE, *flags)
+            weights = numbers(expected.parameters())
             self.assert_all_near(model.parameters().tolist(), weights, 1e-9, flags)
-            end = expected[1].split("held-out loss")[1]
-            self.assertIn(end + "nothing is kept", printed)
+            self.assertIn(texts.split("held-out loss")[1] + "nothing is kept", printed)
 
     def test_documents_come_in_order_and_then_in_other_orders(self):
-        laps = itertools.islice(self.script.endless(list("abcdefgh"), 1), 24)
-        laps = ["".join(lap) for lap in zip(*[laps] * 8)]
-        self.assertEqual(laps[0], "abcdefgh")
-        self.assertEqual([sorted(lap) for lap in laps], [list("abcdefgh")] * 3)
-        self.assertEqual(len(set(laps)), 3)
-        self.assertNotEqual(
-            "".join(itertools.islice(self.script.endless(laps[0], 2), 24))[8:], laps
-        )
+        supplies = [self.script.endless("abcdefgh", seed) for seed in (1, 2)]
+        laps = ["".join(itertools.islice(supply, 8)) for supply in supplies * 2 + supplies[:1]]
+        self.assertEqual(laps[:2], ["abcdefgh"] * 2)
+        self.assertEqual({*map("".join, map(sorted, laps))}, {"abcdefgh"})
+        self.assertEqual(len(set(laps)), 4)
 
     def test_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(self):
         path, rate = self.folder / "m.json", self.microgpt.learning_rate
-        kept = ["--save", path, "--steps", 9, "--save-every", 2]
-        end = re.compile(r"(?m)^held-out(.|\n)*").search
-        expected_end = end(self.run_script(*kept)[1]).group()
+        flags = ["--save", path, "--steps", 9, "--save-every", 2, "--resume"]
+        self.run_script(*flags)
         expected = self.saved()
-        for last, what in itertools.product(range(1, 10), (KeyError, "Ctrl-C")):
-            for file in self.folder.glob("m.json*"):
-                file.unlink()
+        killed = mock.Mock(side_effect=KeyError)  # as if killed: nothing in the script expects it
+        interrupted = functools.partial(signal.raise_signal, signal.SIGINT)
+        for last, stop in itertools.product((1, 2, 3, 8, 9), (killed, interrupted)):
+            path.unlink()
+            path.with_name("m.json.pt").unlink()
 
-            def stop(config, step, last=last, what=what):
-                if step == last and what is KeyError:
-                    raise KeyError  # as if killed: nothing in the script expects it
+            def rate_or_stop(config, step, last=last, stop=stop):
                 if step == last:
-                    signal.raise_signal(signal.SIGINT)
+                    stop()
                 return rate(config, step)
 
-            self.microgpt.learning_rate = stop
-            if what is KeyError:
-                with self.assertRaises(KeyError):
-                    self.run_script(*kept, "--resume")
-            else:
-                printed = self.run_script(*kept, "--resume")[1]
-                self.assertIn("interrupted", printed)
-                self.assertNotIn(f"step {last + 1:4d}", printed)
-            self.microgpt.learning_rate = rate
-            printed = self.run_script(*kept, "--resume")[1]
-            done = last if what == "Ctrl-C" else (last - 1) // 2 * 2
+            with mock.patch.object(self.microgpt, "learning_rate", rate_or_stop):
+                with contextlib.suppress(KeyError):
+                    self.assertIn("interrupted", self.run_script(*flags)[1])
+            printed = self.run_script(*flags)[1]
+            done = last if stop is interrupted else (last - 1) // 2 * 2
             self.assertEqual(f"going on after step {done}\n" in printed, done > 0, last)
-            self.assertEqual(self.saved(), expected, f"{what} at step {last}")
-            self.assertEqual(end(printed).group(), expected_end)
+            self.assertEqual(self.saved(), expected, f"{stop} at step {last}")
 
     def test_a_save_that_is_cut_short_leaves_the_old_files(self):
         path = self.folder / "m.json"
@@ -2421,9 +2391,9 @@ class TestTorchScript(Facts):
     def test_the_recipe_loads_what_is_saved_and_microgpt_is_left_as_it_was(self):
         plain = program("save and load")
         before = dict(vars(plain))
-        script = script_of("torch_gpt.py", plain)
+        self.script = script_of("torch_gpt.py", plain)
         path = self.folder / "m.json"
-        model, _ = self.run_script("--save", path, "--steps", 2, script=script)
+        model, _ = self.run_script("--save", path, "--steps", 2)
         loaded = plain.load(path)
         self.assertIs(type(loaded), plain.Model)
         self.assertEqual(numbers(loaded.parameters()), model.parameters().tolist())
@@ -2456,49 +2426,35 @@ class TestTorchScript(Facts):
         path = self.folder / "m.json"
         self.run_script("--save", path, "--steps", 2)
         self.file("no state", "bad.json.pt")
-        more = self.file("\n".join([*NAMES, "xyz"]), "more.txt")
         going_on = ["--resume", "--save", path, "--steps", 2]
-        fast = mock.patch.object(self.microgpt, "learning_rate", lambda config, step: 1e200)
-        gpu = mock.patch.object(self.torch.cuda, "device_count", lambda: 1)
-        for argv, status, words, *cases in (
-            (["--batch-size", 0], 2, "batch_size must be at least 1"),
-            (["--n-head", 3], 2, "n_head 3 does not divide n_embd 8"),
-            (["--prompt", "?"], 2, "'\\?' is not in the vocabulary"),
-            (["--dtype", "float16"], 2, "invalid choice"),
-            ([], 1, "the loss of step 3 is nan, try a smaller", fast),
-            (["--resume"], 2, "--resume needs --save FILE"),
-            (["--resume", "--save", self.folder / "bad.json"], 2, "cannot go on from .*bad"),
-            ([*going_on, "--seed", 1, "--steps", 3], 2, "it was saved with another steps, seed"),
-            ([more, *going_on], 2, "it was saved with another data"),
-            (["--save", self.folder / "no" / "m.json"], 2, "no/m.json"),
-            ([], 2, "2 processes, but 1 GPUs", gpu),
+        for argv, words in (
+            (["--batch-size", 0], "batch_size must be at least 1 .*"),
+            (["--n-head", 3], "n_head 3 does not divide n_embd 8"),
+            (["--prompt", "?"], "'\\?' is not in the vocabulary"),
+            (["--dtype", "float16"], ".*invalid choice.*"),
+            (["--resume"], "--resume needs --save FILE.*"),
+            (["--resume", "--save", self.folder / "bad.json"], "cannot go on from .*bad.*"),
+            ([*going_on, "--seed", 1, "--steps", 3], ".* with another steps, seed, data"),
+            (["--save", self.folder / "no" / "m.json"], ".*no/m.json.*"),
         ):
-            with contextlib.ExitStack() as stack:
-                for case in cases:
-                    stack.enter_context(case)
-                stack.enter_context(mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="2"))
-                errors = stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-                caught = stack.enter_context(self.assertRaises(SystemExit))
-                printed = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-                self.script.main([str(word) for word in [*SHAPE, "--steps", 3, *argv]])
-            self.assertEqual(caught.exception.code, status, words)
-            self.assertRegex(errors.getvalue(), rf"^torch_gpt.py: error: .*{words}.*\n$")
-            self.assertEqual("step    1" in printed.getvalue(), status == 1, words)
+            self.assert_refused(words, *argv)
+        self.file("anna\notto\nbo\nxyz")
+        self.assert_refused(".* it was saved with another data", *going_on)
+        with mock.patch.dict(os.environ, LOCAL_WORLD_SIZE="2"):
+            with mock.patch.object(self.torch.cuda, "device_count", lambda: 1):
+                self.assert_refused("2 processes, but 1 GPUs on this machine")
+        with mock.patch.object(self.microgpt, "learning_rate", lambda config, step: 1e200):
+            line = r"torch_gpt\.py: error: the loss of step 3 is nan, try a smaller .*"
+            self.assert_exits(1, line, self.run_script, "--steps", 3)
 
     def test_a_recipe_is_followed_or_refused_in_words(self):
         followed = "warm-up,top-k,top-p,beam search,BPE,blocks,save and load,draw".split(",")
-        for name in readme_blocks("recipe"):
-            if name == "fine-tuning":
-                continue  # it needs another one
-            script = script_of("torch_gpt.py", program(name))
-            flags = ["--steps", 1, "--samples", 1]
+        for name in readme_blocks("recipe").keys() - {"fine-tuning"}:  # which needs another one
+            self.script = script_of("torch_gpt.py", program(name))
             if name in followed:
-                self.run_script(*flags, script=script)
+                self.run_script("--steps", 1, "--samples", 1)
             else:
-                with contextlib.redirect_stderr(io.StringIO()) as errors:
-                    with self.assertRaises(SystemExit):
-                        self.run_script(*flags, script=script)
-                self.assertRegex(errors.getvalue(), "a recipe changes .*, which has no effect")
+                self.assert_refused("a recipe changes .*, which has no effect here")
 
     def test_two_processes_survive_a_kill_with_the_same_bits_and_refuse_to_differ(self):
         flags = ["--steps", 7, "--save-every", 2]
@@ -2511,10 +2467,9 @@ class TestTorchScript(Facts):
         printed, errors = self.torchrun(*flags, "--save", "m.json", "--resume", kill_at=5)
         self.assertIn("going on after step 4", printed, errors)
         self.assertEqual(self.saved(), self.saved("whole.json"))
-        for odd_flags in ("--seed 2", "--block-size 5"):
-            printed, errors = self.torchrun(*flags, odd_flags=odd_flags)
-            self.assertIn("torch_gpt.py: error: the processes differ in [", errors)
-            self.assertNotIn("step    1", printed)
+        printed, errors = self.torchrun(*flags, odd_flags="--seed 2 --block-size 5")
+        self.assertIn("error: the processes differ in ['block_size', 'seed', ", errors)
+        self.assertNotIn("step    1", printed)
 
 
 # --- Facts of gpt2.py ----------------------------------------------------------------------------
