@@ -1352,10 +1352,8 @@ class TestWrite(Facts):
             self.quiet(write, str(self.folder / name))
             self.assertEqual((self.folder / name).read_text(encoding="utf-8"), script)
         for asked, order in {
-            "layernorm": "LayerNorm",
             "DROPOUT,relu": "ReLU,dropout",
             "gradients,all cores,dropout": "dropout,all cores,gradients",
-            "save and load,continue": "continue,save and load",
             "fine-tuning,RoPE": "RoPE,save and load,fine-tuning",
             "GPT-2": "GELU,LayerNorm,biases,weight tying,GPT-2",
         }.items():
@@ -1363,10 +1361,7 @@ class TestWrite(Facts):
 
     def test_as_many_as_go_together_are_written_and_run(self):
         many = set(readme_blocks("recipe")) - {"ReLU", "mini-batches", "fine-tuning"}
-        argv = [
-            self.file("to be\nor not\nto be\n"),
-            *"--steps 1 --n-embd 4 --n-head 2 --samples 2".split(),
-        ]
+        argv = [self.file("to be\nor not\n"), *"--steps 1 --n-embd 8 --samples 2".split()]
         for name, names in {"many.py": many, "all.py": {*many, "fine-tuning"}}.items():
             path = self.folder / name
             printed = self.quiet(write, str(path), *names)[1]
@@ -1382,13 +1377,10 @@ class TestWrite(Facts):
     def test_what_does_not_work_is_refused_in_words(self):
         self.file("mine", "there.py")
         for asked, words in {
-            "new.py,ReLU,GELU": "ReLU and GELU exclude each other",
             "new.py,GPT-2,ReLU": "ReLU and GELU exclude each other",
-            "new.py,mini-batches,all cores": "all cores and mini-batches exclude each other",
             "new.py,weight,decay": "no recipe 'weight' (a name of several words stands in quotes)",
             "new.py": "name one of numpy_gpt.py, torch_gpt.py, gpt2.py, or a new .py file and its",
             "gpt2.py,ReLU": "name one of",
-            "LayerNorm,dropout": "name one of",
             "there.py,ReLU": "there.py: File exists",
         }.items():
             name, *recipes = asked.split(",")
@@ -1455,54 +1447,26 @@ class TestModelRecipes(Facts):
                 return module.document_loss(model, TOKENS)
 
             for name, matrix in model.weights.items():
-                params = random.Random(name).sample([param for row in matrix for param in row], 1)
+                params = [random.Random(name).choice(matrix[0]), matrix[-1][-1]]  # or a bias
                 self.assert_gradients_are_slopes(loss, params, f"{names} {name}")
 
-    def test_each_recipe_learns_a_word_by_heart(self):
-        argv = [self.file("papaya\n"), *"--steps 30 --n-embd 4 --n-head 2 --samples 1".split()]
-        argv += "--temperature 0 --learning-rate 0.1".split()
-        for name in MODELS:
-            model, printed = self.main(program(name), *argv)
-            self.assertIn("\nsample  1: papaya\n", printed, name)
-
-    def test_the_weights_have_the_names_shapes_first_values_and_counts_of_the_readme(self):
+    def test_the_weights_have_the_first_values_and_the_counts_of_the_readme(self):
         rows = re.findall(r"\| ([\w -]+) \| 2\.\d{4} \| (\d{4}) \|", section("## Recipes"))
         self.assertEqual({name for name, _ in rows}, set(MODELS))
+        sizes = {"n_embd": 16, "n_head": 4, "block_size": 16}
         for name, count in rows:
-            bias, norm = name in ("biases", "GPT-2"), name in ("LayerNorm", "GPT-2")
-            shapes = {"wte": (27, 16), "wpe": (16, 16), "lm_head": (27, 16)}
-            shapes.update({f"layer0.{half}": (16, 16 + bias) for half in LAYER[:4]})
-            shapes.update({"layer0.mlp_fc1": (64, 16 + bias), "layer0.mlp_fc2": (16, 64 + bias)})
-            if norm:
-                places = "layer0.attn", "layer0.mlp", "final" if bias else "embedding"
-                shapes.update({f"{place}_norm": (2, 16) for place in places})
-            if name == "RoPE":
-                del shapes["wpe"]
-            sizes = {"n_embd": 16, "n_head": 4, "block_size": 16}
             model = model_of([map(chr, range(26))], module=program(name), **sizes)
-            params, weights = model.parameters(), weights_of(model)
-            self.assertEqual((len(params), len(set(params))), (int(count), int(count)), name)
-            self.assertEqual({key: (len(w), len(w[0])) for key, w in weights.items()}, shapes)
-            for key, matrix in weights.items():
+            self.assertEqual(len(model.parameters()), int(count), name)
+            for key, matrix in weights_of(model).items():
                 if key.endswith("norm"):
                     self.assertEqual(matrix, [[1.0] * 16, [0.0] * 16], name)  # gains and biases
                 elif key.startswith("layer"):
-                    self.assertEqual({row[-1] for row in matrix} == {0.0}, bias, name)
-            tied = model.weights["lm_head"] is model.weights["wte"]
-            self.assertEqual(tied, name in ("weight tying", "GPT-2"))
-
-    def test_all_biases_but_those_of_the_keys_learn(self):
-        for name in ("biases", "GPT-2"):
-            module, model, _ = small(name)
-            module.document_loss(model, TOKENS).backward()
-            for half in LAYER:  # what a key's bias adds to the scores is the same for all keys
-                grads = [abs(row[-1].grad) for row in model.weights[f"layer0.{half}"]]
-                self.assertEqual(max(grads) < 1e-12, half == "attn_wk", (name, half))
+                    biases = {row[-1] for row in matrix}
+                    self.assertEqual(biases == {0.0}, name in ("biases", "GPT-2"), name)
 
     def test_dropout_leaves_out_a_tenth_and_keeps_the_mean(self):
         module, model, _ = small("dropout")
         ones = [module.Value(1)] * 10000
-        self.assertIs(module.dropout(model, ones), ones)
         model.coins = random.Random(1)
         left = [round(number, 12) for number in numbers(module.dropout(model, ones))]
         self.assertEqual(set(left), {0.0, round(10 / 9, 12)})
@@ -1517,14 +1481,11 @@ class TestModelRecipes(Facts):
             losses = [module.gradients(model, [TOKENS], step) for step in range(1, 6)]
             self.assertEqual(len({loss, *losses}), 6)  # other coins each step
             self.assertEqual(module.gradients(model, [TOKENS], 5), losses[4])
-            with mock.patch.object(module, "cross_entropy", side_effect=KeyboardInterrupt):
-                self.quiet(module.train, model, [TOKENS])
             self.assertEqual(module.evaluate(model, [TOKENS]), loss)
 
     def test_rope_refuses_an_odd_share_of_a_head(self):
-        for n_embd, n_head in ((6, 2), (4, 4)):
-            with self.assertRaisesRegex(ValueError, "is odd"):
-                model_of(module=program("RoPE"), n_embd=n_embd, n_head=n_head)
+        with self.assertRaisesRegex(ValueError, "is odd"):
+            model_of(module=program("RoPE"), n_embd=6, n_head=2)
 
 
 # --- Facts of the recipes for training and sampling ----------------------------------------------
