@@ -1729,8 +1729,6 @@ class TestKeepingRecipes(Facts):
         self.assertRegex(str(caught.exception), r"\A\S+docs.txt is not a saved model: .*\Z")
         return str(caught.exception)
 
-    # BPE and blocks
-
     def test_bpe_learns_the_most_frequent_neighbours(self):
         module, rng = program("BPE"), random.Random(1)
         many = ["".join(rng.choices("abcd", [4, 3, 2, 1], k=8)) for _ in range(60)]
@@ -1768,22 +1766,15 @@ class TestKeepingRecipes(Facts):
             with self.assertRaisesRegex(module.InputError, "holds no text"):
                 module.read_docs(self.file(bad))
 
-    # Save and load
-
     def test_what_is_saved_comes_back_to_the_last_bit_and_writes_the_same(self):
-        path, extremes = self.folder / "model.json", [5e-324, -0.0, 1.7976931348623157e308, 1 / 3]
+        path = self.folder / "model.json"
         for names in (["save and load"], ["BPE", "save and load"], ["save and load", "BPE"]):
-            module, model, printed = self.trained(*names, argv=["--prompt", "han"])
+            module, model, printed = self.trained(*names)
             self.assertIn("\nsaved: model.json\n", printed)
-            self.assertIn("\nsample  1: han", printed)
-            for weight, number in zip(model.weights["wpe"][-1], extremes):
-                again = module.load(path)
-                self.assertEqual(str(weights_of(again)), str(weights_of(model)))  # which tells -0.0
-                weight.data = number
-                module.save(model, path)
+            again = module.load(path)
+            self.assertEqual(weights_of(again), weights_of(model))
             self.assertEqual(vars(again.tokenizer), vars(model.tokenizer))
-            for name in module.HYPERPARAMETERS:
-                self.assertEqual(getattr(again.config, name), getattr(model.config, name), name)
+            self.assertLessEqual(vars(again.config).items(), vars(model.config).items())
             texts = [module.generate(m, "han", 1.0, random.Random(3)) for m in (model, again)]
             self.assertEqual(*texts)
         words = self.refusal(program("save and load"), path.read_bytes())
@@ -1810,31 +1801,22 @@ class TestKeepingRecipes(Facts):
         text = (self.folder / "model.json").read_text(encoding="utf-8")
         good = json.loads(text)
         vocab, wte = good["vocab"], good["weights"]["wte"]
-        for bad in ("", text[:1], text[:-1], text + "{}", "anna", "[" * 100000, b"\xff\xfe{"):
+        for bad in ("", text[:-1], text + "{}", "[" * 100000, b"\xff\xfe{", [], 7):
             self.refusal(module, bad)
-        for bad in ([], 7, None, {}):
-            self.refusal(module, bad)
-        flags = "n_embd n_layer n_head block_size learning_rate".split()
-        sizes = (-1, 1.5e300, 10**18, "8", None, True, [8])
-        firsts = ("aa", ["a"], vocab[1], "")
-        no_numbers = (math.nan, math.inf, -math.inf, "0.5", None, True, False, [0.5])
-        rows = [wte[:-1], [*wte, wte[0]], [wte[0][:-1], *wte[1:]]]
         for place, words, contents in (  # where in the file, what is said, what cannot stand there
             ("more", "it is not config, vocab and weights", [1]),
-            *((part, "", [None, 3, "abc", [], {}, [None], {"a": 1}]) for part in good),
-            *((f"config {name}", name + " is {!r}", sizes) for name in flags),
+            *((part, "", [None, 3, [], {}]) for part in good),
+            ("config n_embd", "n_embd is {!r}", [-1, 10**18, 8.0, "8", None]),
             ("config n_embd", "wte has another shape", [8]),
             ("config n_head", "n_head is 0", [0]),
             ("config n_head", "does not divide", [3]),
             ("config n_layer", "over 10**7 weights", [10**12]),
-            ("config learning_rate", "learning_rate is nan", [math.nan]),
-            ("config", "steps is None", [{"n_embd": 4}]),
+            ("config learning_rate", "learning_rate is {!r}", [math.nan, -0.1]),
             ("vocab", "wte has another shape", [vocab[:-1], [*vocab, "z"]]),
-            ("vocab", "", [[first, *vocab[1:]] for first in firsts]),
-            ("weights", "other names", [{"wte": wte}, {**good["weights"], "more": wte}]),
-            ("weights wte", "wte has another shape", rows),
-            ("weights wte", "", [wte[0], None, 3]),
-            (f"weights wte {len(wte) - 1} 3", "wte holds something else than finite", no_numbers),
+            ("vocab", "", [[first, *vocab[1:]] for first in ("aa", vocab[1], "")]),
+            ("weights", "other names", [{"wte": wte}]),
+            ("weights wte", "wte has another shape", [wte[:-1], [wte[0][:-1], *wte[1:]]]),
+            (f"weights wte {len(wte) - 1} 3", "else than finite numbers", [math.nan, "0.5", None]),
         ):
             for content in contents:
                 whole = copy.deepcopy(good)
@@ -1844,37 +1826,32 @@ class TestKeepingRecipes(Facts):
         module.load(self.file(text))
         self.assertRaises(OSError, module.load, self.folder / "missing.json")
 
-    # Continue
-
     def test_a_run_that_goes_on_ends_as_one_that_never_stopped(self):
         many = "dropout,RoPE,mini-batches,weight decay,continue,gradient clipping,warm-up"
         argv, stopped = ["--steps", 9, "--learning-rate", 0.1], self.folder / "stopped.json"
+
+        def interrupt(module):
+            first = module.Adam.__mro__[-2]  # before all that was made of it
+
+            def step(self, rate, plain_step=first.step, **settings):
+                plain_step(self, rate, **settings)
+                if self.t == 8:
+                    raise KeyboardInterrupt  # before what it did was kept
+
+            first.step = step
+
         for names, settings in (["continue"], {}), (many.split(","), {"BATCH_SIZE": 2}):
             trained = functools.partial(self.trained, *names, argv=argv, **settings)
             _, whole, printed = trained()
             self.assertIn("\nkept: stopped.json\n", printed)
             stopped.unlink()
-            for done in (3, 7):
-
-                def interrupt(module):
-                    first = module.Adam.__mro__[-2]  # before all that was made of it
-
-                    def step(self, rate, plain_step=first.step, **settings):
-                        if self.t == 3 == done:
-                            raise KeyboardInterrupt
-                        plain_step(self, rate, **settings)
-                        if self.t == 8 == done + 1:
-                            raise KeyboardInterrupt  # before all that it did was kept
-
-                    first.step = step
-
-                trained(change=interrupt)
-                _, model, found = trained()
-                stopped.unlink()
-                self.assertIn(f"\ngoing on after step {done}\n", found)
-                self.assertEqual(weights_of(model), weights_of(whole))
-                tail = masked(printed[printed.index("step    9") :])
-                self.assertTrue(masked(found).endswith(tail), found)
+            trained(change=interrupt)
+            _, model, found = trained()
+            stopped.unlink()
+            self.assertIn("\ngoing on after step 7\n", found)
+            self.assertEqual(weights_of(model), weights_of(whole))
+            tail = masked(printed[printed.index("step    9") :])
+            self.assertTrue(masked(found).endswith(tail), found)
 
     def test_more_steps_learn_what_comes_next_and_another_run_is_refused(self):
         seen, path = [], self.folder / "stopped.json"
@@ -1887,44 +1864,34 @@ class TestKeepingRecipes(Facts):
             module, model, printed = self.trained("continue", argv=["--steps", steps], change=watch)
         self.assertEqual(seen, [1, 2, 3, 4, 5])
         self.assertIn("going on after step 5\nheld-out", printed)
-        kept = json.loads(path.read_bytes())
-        other = str(self.file("anna\nhanna\nnina\nhan\n", "other.txt"))
-        cases = [("another file, seed or model", kept, {"file": other})]
-        for change in ({"seed": 1}, {"n_head": 1}, {"n_embd": 8}):
-            cases.append((cases[0][0], kept, change))
-        for bad in (None, {}, [], {**kept, "weights": [None]}):
-            cases.append(("", bad, {}))
-        for words, content, change in cases:
-            path.write_text(json.dumps(content))
+        kept, other = path.read_text(), str(self.file("anna\nhanna\nnina\nhan\n", "b.txt"))
+        changes = {"file": other}, {"seed": 1}, {"n_head": 1}, {"n_embd": 8}
+        cases = [(kept, change, "another file, seed or model") for change in changes]
+        for content, change, words in cases + [(bad, {}, "") for bad in ("", "{}", "[]")]:
+            path.write_text(content)
             config = types.SimpleNamespace(**{**vars(model.config), **change})
-            with in_folder(self.folder):
-                with self.assertRaisesRegex(
-                    module.InputError, f"stopped.json cannot be used: .*{words}"
-                ):
-                    self.quiet(module.run, config)
-
-    # Fine-tuning
+            words = f"stopped.json cannot be used: .*{words}"
+            with in_folder(self.folder), self.assertRaisesRegex(module.InputError, words):
+                self.quiet(module.run, config)
 
     def test_fine_tuning_goes_on_from_the_saved_weights(self):
-        for above in ([], ["RoPE"]):
-            names = [*above, "save and load", "fine-tuning"]
-            _, base, _ = self.trained(*names[:-1])
-            tune = functools.partial(self.trained, *names, text="nan\n")
-            sizes = {"n_layer": 2, "n_embd": 6, "n_head": 3, "block_size": 3}
-            flags = [f"--{name.replace('_', '-')}={size}" for name, size in sizes.items()]
-            module, model, _ = tune(argv=["--steps", 0, *flags])
-            self.assertEqual(vars(model.tokenizer), vars(base.tokenizer))
-            kept = [(getattr(model.config, n), getattr(base.config, n)) for n in sizes]
-            self.assertEqual((kept, model.config.steps), ([(n, n) for n in (1, 4, 2, 16)], 0))
-            self.assertEqual(weights_of(model), weights_of(base))
-            module, model, printed = tune(argv=["--steps", 8])
-            nan, files = [model.tokenizer.encode("nan")], (module.START, module.SAVED)
-            start, tuned = (module.load(self.folder / name) for name in files)
-            self.assertEqual(weights_of(start), weights_of(base))  # this file is left as it was
-            self.assertEqual(weights_of(tuned), weights_of(model))
-            loss = module.evaluate(start, nan)
-            self.assertIn(f"step    1 / 8 | loss {loss:.4f}", printed)
-            self.assertLess(module.evaluate(tuned, nan), loss - 0.1)
+        names = ["RoPE", "save and load", "fine-tuning"]
+        _, base, _ = self.trained(*names[:-1])
+        tune = functools.partial(self.trained, *names, text="nan\n")
+        flags = "--steps 0 --n-layer 2 --n-embd 6 --n-head 3 --block-size 3".split()
+        model = tune(argv=flags)[1]
+        for size in "n_layer n_embd n_head block_size".split():
+            self.assertEqual(getattr(model.config, size), getattr(base.config, size), size)
+        self.assertEqual(vars(model.tokenizer), vars(base.tokenizer))
+        self.assertEqual(weights_of(model), weights_of(base))
+        module, model, printed = tune(argv=["--steps", 8])
+        start, tuned = (module.load(self.folder / name) for name in (module.START, module.SAVED))
+        self.assertEqual(weights_of(start), weights_of(base))  # this file is left as it was
+        self.assertEqual(weights_of(tuned), weights_of(model))
+        nan = [model.tokenizer.encode("nan")]
+        loss = module.evaluate(start, nan)
+        self.assertIn(f"step    1 / 8 | loss {loss:.4f}", printed)
+        self.assertLess(module.evaluate(tuned, nan), loss - 0.1)
         line = r"microgpt.py: error: model.json does not know 3 characters: \['o', 'z', 'ë'\]"
         self.assert_exits(2, line, functools.partial(tune, text="nina\nzoë\n"))
         self.assertEqual(len(os.listdir(self.folder)), 3)  # the text and the two models
