@@ -1393,16 +1393,8 @@ class TestWrite(Facts):
 
 # --- Facts of the recipes that change the model --------------------------------------------------
 
-MODELS = {  # recipe: (activation, rotary positions)
-    "ReLU": (relu, False),
-    "GELU": (gelu, False),
-    "LayerNorm": (relu_squared, False),
-    "biases": (relu_squared, False),
-    "weight tying": (relu_squared, False),
-    "dropout": (relu_squared, False),
-    "RoPE": (relu_squared, True),
-    "GPT-2": (gelu, False),
-}
+MODELS = "ReLU,GELU,LayerNorm,biases,weight tying,dropout,RoPE,GPT-2".split(",")
+ACTIVATIONS = {"ReLU": relu, "GELU": gelu, "GPT-2": gelu}  # of those that have their own
 TOGETHER = "GELU,LayerNorm,biases,weight tying,dropout,RoPE".split(",")
 DOCS = "abca bcab caa abcb cb acbab bba cab bca".split()
 TOKENS = [3, 0, 2, 2, 1]
@@ -1432,13 +1424,13 @@ def grads_of(*matrix):
 
 class TestModelRecipes(Facts):
     def test_logits_are_those_of_the_formula_and_gradients_the_slopes_alone_and_together(self):
-        cases = [([name], *row) for name, row in MODELS.items()]
-        for order in (TOGETHER, TOGETHER[::-1], ["GPT-2", "dropout", "RoPE"], ["RoPE", "GPT-2"]):
-            cases.append((order, gelu, True))
-        for names, *variant in cases:
+        cases = [[name] for name in MODELS]
+        cases += [TOGETHER, TOGETHER[::-1], ["GPT-2", "dropout", "RoPE"], ["RoPE", "GPT-2"]]
+        for names in cases:
+            own = [ACTIVATIONS[name] for name in names if name in ACTIVATIONS]
             module, model, _ = small(*names, n_layer=2, n_embd=8)
-            found = logits_of(model, TOKENS, module)
-            self.assert_all_near(found, formula(model, TOKENS, *variant), 1e-11, names)
+            expected = formula(model, TOKENS, *own, rotary="RoPE" in names)
+            self.assert_all_near(logits_of(model, TOKENS, module), expected, 1e-11, names)
             module, model, _ = small(*names)
 
             def loss(_):
@@ -1494,13 +1486,10 @@ OFF = {  # recipe: settings with which it does nothing
     "mini-batches": {"BATCH_SIZE": 1},
     "gradient clipping": {"MAX_NORM": math.inf},
     "weight decay": {"WEIGHT_DECAY": 0.0},
-    "gradients": {},
     "top-k": {"TOP_K": 99},
     "top-p": {"TOP_P": 2.0},
-    "attention": {},
     "BPE": {"MERGES": 0},
-    "save and load": {},
-    "continue": {},
+    **dict.fromkeys("gradients,attention,save and load,continue".split(","), {}),
 }
 MIXED = (0.1, 0.4, 0.2, 0.3)
 SAMPLERS = (  # top-k's number, top-p's, temperature, odds, what is left of them
@@ -1754,19 +1743,16 @@ class TestKeepingRecipes(Facts):
     def test_blocks_hold_the_whole_text_in_pieces_as_long_as_the_model_sees(self):
         text, module = "\ufeffTo be,\nor not to be:\r\n\n  that is it." * 5, program("blocks")
         path = self.file(text)
-        with mock.patch.object(module, "train") as train:
-            model, printed = self.main(module, path, "--block-size", 9, "--samples", 1)
+        printed = self.main(module, path, *"--block-size 9 --steps 0 --samples 0".split())[1]
         blocks = module.read_docs(path)
         self.assertEqual("".join(blocks), text[1:].replace("\r\n", "\n"))
         self.assertEqual({len(block) for block in blocks[:-1]}, {9})
         self.assertIn(f"num docs: {len(blocks)}, 2 held out, {len(blocks) - 1} cut", printed)
-        learned = [model.tokenizer.decode(tokens) for tokens in train.call_args[0][1]]
-        self.assertLessEqual(set(learned), set(blocks))
         for bad in ("", " \n\n ", "a\0b"):
             with self.assertRaisesRegex(module.InputError, "holds no text"):
                 module.read_docs(self.file(bad))
 
-    def test_what_is_saved_comes_back_to_the_last_bit_and_writes_the_same(self):
+    def test_what_is_saved_comes_back_to_the_last_bit(self):
         path = self.folder / "model.json"
         for names in (["save and load"], ["BPE", "save and load"], ["save and load", "BPE"]):
             module, model, printed = self.trained(*names)
@@ -1775,8 +1761,6 @@ class TestKeepingRecipes(Facts):
             self.assertEqual(weights_of(again), weights_of(model))
             self.assertEqual(vars(again.tokenizer), vars(model.tokenizer))
             self.assertLessEqual(vars(again.config).items(), vars(model.config).items())
-            texts = [module.generate(m, "han", 1.0, random.Random(3)) for m in (model, again)]
-            self.assertEqual(*texts)
         words = self.refusal(program("save and load"), path.read_bytes())
         self.assertIn("does not read 'na'", words)
 
