@@ -1798,7 +1798,7 @@ class TestKeepingRecipes(Facts):
             ("config learning_rate", "learning_rate is {!r}", [math.nan, -0.1]),
             ("vocab", "wte has another shape", [vocab[:-1], [*vocab, "z"]]),
             ("vocab", "", [[first, *vocab[1:]] for first in ("aa", vocab[1], "")]),
-            ("weights", "other names", [{"wte": wte}]),
+            ("weights", "other names", [{"wte": wte}, {**good["weights"], "more": wte}]),
             ("weights wte", "wte has another shape", [wte[:-1], [wte[0][:-1], *wte[1:]]]),
             (f"weights wte {len(wte) - 1} 3", "else than finite numbers", [math.nan, "0.5", None]),
         ):
