@@ -1096,7 +1096,7 @@ class TestFiles(Facts):
         shown = dict(re.findall(r"`(--[a-z-]+) (\S+)`", section("## The flags")))
         self.assertEqual(shown.pop("--prompt"), '""')
         self.assertIn(" --prompt PROMPT what every text begins with", text)
-        for flag, default in re.findall(r" (--[a-z-]+) [A-Z_]+ [^(]* \(default: (\S+)\)", text):
+        for flag, default in re.findall(r" (--[a-z-]+) [A-Z_]+ [^(-]* \(default: (\S+)\)", text):
             self.assertEqual(shown.pop(flag), default)
         self.assertEqual(shown, {})
 
