@@ -292,6 +292,11 @@ def python(*argv, **options):
     return subprocess.run([sys.executable, "-W", "error", *map(str, argv)], **settings)
 
 
+BARE_ENVIRONMENT = {  # no variables, but for one without which Windows starts no Python
+    name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ
+}
+
+
 class Facts(unittest.TestCase):
     """Assertions that name the first place that differs, files, and captured output."""
 
@@ -893,11 +898,8 @@ class TestCommandLine(Facts):
         path, most = self.file("ab\nba\n"), 10**18 - 1
         smallest = "--n-embd 1 --n-head 1 --block-size 1 --n-layer 0 --seed 0 --temperature 0"
         flags = [*smallest.split(), "--learning-rate", 0, "--samples", 0]
-        model, output = self.main(microgpt, path, "--steps", 2, *flags)
-        self.assertIn("num params: 7\n", output)
-        fresh, output = self.main(microgpt, path, *flags, "--steps", 0)
-        self.assertNotIn("step ", output)
-        self.assert_same(numbers(model.parameters()), numbers(fresh.parameters()))
+        _, output = self.main(microgpt, path, "--steps", 0, *flags)
+        self.assertRegex(output, "num params: 7\nheld-out")
         with mock.patch.object(microgpt, "gradients", side_effect=[1.0, KeyboardInterrupt]):
             flags = ["--steps", most, "--seed", most, "--temperature", 9e17, "--samples", 1]
             _, output = self.main(microgpt, path, *flags, "--learning-rate", 9e17)
@@ -948,7 +950,7 @@ class TestCommandLine(Facts):
         self.file("ab\nba\n", "names.txt")
         (self.folder / "elsewhere").mkdir()
         argv = ["-i", pathlib.Path("..") / "microgpt.py", *TINY]
-        options = {"cwd": self.folder / "elsewhere", "env": bare_environment()}
+        options = {"cwd": self.folder / "elsewhere", "env": BARE_ENVIRONMENT}
         result = python(*argv, **options, input="print(len(model.weights))\n")
         self.assertTrue(result.stdout.startswith("num docs: 2,"), result)
         self.assertIn("9", result.stdout.split("not in the file")[1].split())
@@ -967,7 +969,7 @@ class TestCommandLine(Facts):
     @unittest.skipIf(os.name == "nt", "pipes break otherwise on Windows")
     def test_output_into_head_ends_quietly(self):
         argv = (HERE / "microgpt.py", self.file(TEXT), "--steps", 5000)
-        process = self.start(*argv, env=bare_environment())  # and not PYTHONUNBUFFERED
+        process = self.start(*argv, env=BARE_ENVIRONMENT)  # and not PYTHONUNBUFFERED
         self.assertIn("num docs", process.stdout.readline())
         process.stdout.close()
         errors = process.stderr.read()
@@ -1026,11 +1028,6 @@ class TestCommandLine(Facts):
             self.assertEqual({len(line) for line, _ in lines}, {width - 1})
 
 
-def bare_environment():
-    """No variables, but for those without which Windows starts no Python."""
-    return {name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ}
-
-
 # --- Facts of the files --------------------------------------------------------------------------
 
 
@@ -1049,10 +1046,6 @@ class TestFiles(Facts):
         self.assertGreater(len(quoted), 8)
         for block in quoted:
             self.assertTrue(block in SOURCE, block)
-
-    def test_the_python_of_the_readme_is_no_longer_than_100_columns(self):
-        for block in re.findall(r"(?ms)^```python\n(.*?)^```$", README):
-            self.assertLessEqual(max(map(len, block.splitlines())), 100, block)
 
     def test_every_link_into_the_readme_leads_to_a_heading(self):
         text = re.sub(r"(?ms)^```.*?^```$", "", README)
@@ -1075,7 +1068,7 @@ class TestFiles(Facts):
         block = re.search(r"(?ms)^```text\n(num docs.*?)^```$", README).group(1)
         script = self.file(pasted(*PICTURES), "mine.py")  # they only add lines, and a page
         shutil.copy(HERE / "names.txt", self.folder)
-        result = python(script, cwd=self.folder, env=bare_environment())
+        result = python(script, cwd=self.folder, env=BARE_ENVIRONMENT)
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         lines = masked(block).splitlines(keepends=True)
         shown = "".join(r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in lines)
@@ -1112,7 +1105,8 @@ class TestFiles(Facts):
         self.assertLessEqual(len(SOURCE.splitlines()), 450)
         claims = re.findall(r"(\d,\d{3})(?: tokens)?(?: of code)? in (\d+) lines", README)
         self.assertEqual(claims, [("3,200", "450"), ("1,737", "200")])  # ours, the ancestor's
-        self.assertLessEqual(max(map(len, SOURCE.splitlines())), 100)
+        for code in (SOURCE, *re.findall(r"(?ms)^```python\n(.*?)^```$", README)):
+            self.assertLessEqual(max(map(len, code.splitlines())), 100, code)
         self.assertIn("SPDX-License-Identifier: MIT", SOURCE)
 
     def test_each_part_needs_only_the_parts_above_it(self):
@@ -2068,11 +2062,16 @@ class TestNumpyScript(Facts):
             self.assertEqual(masked(printed), masked(expected))
 
     def test_every_gradient_is_that_of_microgpt(self):
-        for n_layer, doc in itertools.product((0, 1, 3), ("tabitha", "bo")):  # too long, and short
-            plain = model_of(NAMES, spread=5, n_layer=n_layer, block_size=5)
+        for n_layer, doc, spread in (
+            (0, "tabitha", 5),  # too long
+            (1, "bo", 5),
+            (3, "tabitha", 5),
+            (0, "bo", 2000),  # logits whose exp would overflow
+        ):
+            plain = model_of(NAMES, spread=spread, n_layer=n_layer, block_size=5)
             model = self.script.Model(plain.config, plain.tokenizer, random.Random(1))
             for matrix in model.weights.values():
-                matrix *= 5
+                matrix *= spread
             tokens = plain.tokenizer.encode(doc)
             expected = microgpt.gradients(plain, [tokens], 1)
             loss, grads = self.script.gradients(model, tokens)
@@ -2082,12 +2081,6 @@ class TestNumpyScript(Facts):
                 expected = [[value.grad for value in row] for row in rows]
                 self.assertGreater(max(map(abs, sum(expected, []))), 1e-6, name)
                 self.assert_all_near(grads[name].tolist(), expected, 1e-9, name)
-
-    def test_improbable_target_and_large_logits_stay_finite(self):
-        logits = self.script.np.array([[1000.0, 0.0], [-1000.0, 0.0]])
-        self.assertEqual(self.script.cross_entropy(logits, [1, 1]), 500.0)
-        d_logits = self.script.cross_entropy_backward(logits, [1, 1])
-        self.assertEqual(d_logits.tolist(), [[0.5, -0.5], [0.0, 0.0]])
 
     def test_training_that_blows_up_ends_with_one_line(self):
         self.changed.learning_rate = lambda config, step: 1e200
@@ -2123,8 +2116,6 @@ BATCH = ["--batch-size", "6"]
 
 @needs("torch")
 class TestTorchScript(Facts):
-    """The README's torch_gpt.py gives the numbers of microgpt.py, and loses none."""
-
     def setUp(self):
         self.microgpt = program()
         self.script = script_of("torch_gpt.py", self.microgpt, "torch_gpt")
@@ -2447,7 +2438,7 @@ class TestGPT2Script(Facts):
         self.save()
         script = self.file(readme_blocks("script")["gpt2.py"], "gpt2.py")
         command = (script, "é the", "--folder", self.folder, "--tokens", 2)
-        result = python(*command, env={**bare_environment(), "PYTHONIOENCODING": "ascii"})
+        result = python(*command, env={**BARE_ENVIRONMENT, "PYTHONIOENCODING": "ascii"})
         self.assertEqual((result.returncode, result.stderr, result.stdout[:5]), (0, "", "? the"))
         read_end, write_end = os.pipe()
         os.close(read_end)
@@ -2539,7 +2530,6 @@ class TestGPT2AgainstTransformers(Facts):
         import torch
         import transformers
 
-        transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         cls.gpt2, cls.torch = module_of(readme_blocks("script")["gpt2.py"]), torch
         cls.trainer = tokenizers.ByteLevelBPETokenizer()
@@ -2582,7 +2572,6 @@ class TestGPT2AgainstTransformers(Facts):
 def awkward_lines():
     lines = [
         "I'm sure they've said we'll see it's John's, isn't it? You'd DON'T WE'LL",
-        "''s 's' 'S ''' 'll'll x'sy don'tx'revolt",
         *("", " ", "  ", "\t", "\n\n", " leading", "trailing ", "a  b   c    d"),
         "tab\there\t\tthere \t mixed\nline\n\nline\r\nend foo_bar __init__ -> =>",
         "1234 12,345.67 3rd x2 ½ ² ⅷ ٣٤ १२ Ⅻ ㈠ ① 〇 一二三 ａｂｃ１２３ ßẞİıſK 𝔘𝔫𝔦 𝟙𝟚 𐍈𐌰",
