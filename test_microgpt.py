@@ -2107,9 +2107,11 @@ BATCH = ["--batch-size", "6"]
 @needs("torch")
 class TestTorchScript(Facts):
     def setUp(self):
+        import torch  # here, as what script_of imports first is not kept
+
+        self.torch = torch
         self.microgpt = program()
         self.script = script_of("torch_gpt.py", self.microgpt, "torch_gpt")
-        self.torch = self.script.torch
         self.docs = self.file("\n".join(NAMES * 2))
 
     def run_script(self, *argv):
