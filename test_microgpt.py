@@ -1006,7 +1006,7 @@ class TestCommandLine(Facts):
             code = f"microgpt.learning_rate = lambda *_: {rate}; microgpt.main({argv})"
             ours, theirs = pty.openpty()
             options = {"cwd": HERE, "env": {**os.environ, "COLUMNS": str(width)}}
-            self.start("-c", f"import microgpt; {code}", stdout=theirs, stderr=theirs, **options)
+            self.start("-c", f"import microgpt; {code}", stdout=theirs, **options)
             os.close(theirs)
             shown = b""
             with contextlib.suppress(OSError):  # as Linux ends a terminal
