@@ -210,7 +210,6 @@ def plain_weights(model):
 
 def plain_loss(model, tokens, weights):
     """The loss of a document by the textbook engine, on weights that are Plain."""
-    tokens = tokens[: model.config.block_size + 1]
     losses = []
     for row, target in zip(formula(model, tokens[:-1], weights=weights), tokens[1:]):
         losses.append(softmax(row)[target].log() * -1)
@@ -262,7 +261,7 @@ def program(*recipes, kind="recipe", **settings):
 def config_of(module=microgpt, **changes):
     """The default of every flag, but for some changes."""
     config = {name: default for name, (default, *_) in module.HYPERPARAMETERS.items()}
-    config.update(file=str(HERE / "names.txt"), prompt="")
+    config.update(file=HERE / "names.txt", prompt="")
     assert set(changes) <= set(config), changes
     return types.SimpleNamespace(**{**config, **changes})
 
@@ -278,8 +277,8 @@ def model_of(docs=("abca", "bd"), spread=1.0, seed=1, module=microgpt, **config)
 
 def logits_of(model, tokens, module=microgpt):
     """The logits at each position, as numbers, one token at a time."""
-    keys, values = {}, {}
-    return [numbers(module.gpt(model, t, i, keys, values)) for i, t in enumerate(tokens)]
+    cache = {}
+    return [numbers(module.gpt(model, t, i, cache)) for i, t in enumerate(tokens)]
 
 
 def numbers(values):
@@ -398,12 +397,12 @@ def weighted(values):
 # --- Facts of the calculus -----------------------------------------------------------------------
 
 OPERATIONS = (
-    "a + b; a + 3; 3 + a; a - b; a - 2.5; 2.5 - a; a * b; a * -2; -2 * a; a / b; a / 4; 4 / a; -a;"
-    "a ** 3; a ** -2; a ** 1; a ** 0; (a * a) ** 0.5; a * a; sum([a, b, a]); exp(a); log(a * a);"
+    "a + b; a + 3; 3 + a; a - b; a - 2.5; 2.5 - a; a * b; a * -2; -2 * a; a / b; a / 4; -a;"
+    "a ** 3; a ** -2; a ** 1; a ** 0; (a * a) ** 0.5; a * a; sum([a, b, a]); exp(a);"
     "relu(a); relu(-a); (a * 2 + b) * (a + exp(b))"
 ).split(";")
-ON_VALUES = {"exp": Value.exp, "log": Value.log, "relu": Value.relu}
-ON_NUMBERS = {"exp": math.exp, "log": math.log, "relu": relu}
+ON_VALUES = {"exp": Value.exp, "relu": Value.relu}
+ON_NUMBERS = {"exp": math.exp, "relu": relu}
 
 
 class TestCalculus(Facts):
@@ -420,7 +419,7 @@ class TestCalculus(Facts):
     def test_impossible_operations_raise_what_python_raises(self):
         cases = {  # the last: a complex number, and what is no number
             ZeroDivisionError: "a / 0; a / Value(0)",
-            ValueError: "Value(0).log(); a + 'two'",
+            ValueError: "a + 'two'",
             OverflowError: "Value(1000).exp(); Value(1e200) ** 3",
             TypeError: "Value(-8) ** (1 / 3); a ** a; 2 ** a; a * [1, 2]; a + None",
         }
@@ -443,10 +442,6 @@ class TestCalculus(Facts):
             end.backward()
             self.assertEqual((end.data, leaf.grad), (0.0, 0.0))
         self.assertTrue(math.isnan(microgpt.activation(Value(math.nan)).data))
-        one = leaf**0  # here at minus infinity, and below at 0, where 0 * 0 ** -1 is no number
-        zero = Value(0.0)
-        (one + zero**0).backward()
-        self.assertEqual((one.data, leaf.grad, zero.grad), (1.0, 0.0, 0.0))
 
     def test_leaves_add_up_over_calls_and_what_lies_between_starts_afresh(self):
         a, unreached = Value(2.0), Value(3.0)
@@ -455,12 +450,14 @@ class TestCalculus(Facts):
         shared = a * a
         expected = 0.0
         # The end, its slope in a, and the slope in shared of the last end that was made of it.
-        ends = [(shared, 4, 1), (shared * 3, 12, 3), (shared * 5 + a, 21, 5), (a, 1, 5)]
+        ends = [(shared, 4, 1), (shared * 3, 12, 3), (shared * 5 + a, 21, 5)]
         for end, slope, shared_slope in ends * 2:
             end.backward()
             expected += slope
             self.assertEqual((a.grad, shared.grad), (expected, shared_slope))
         self.assertEqual((unreached.grad, unused.grad), (7.0, 0.0))
+        a.backward()  # the end itself
+        self.assertEqual(a.grad, 1.0)
 
     def test_the_order_holds_for_values_from_before_a_notebook_cell_was_run_again(self):
         module = module_of(SOURCE)
@@ -485,19 +482,20 @@ class TestCalculus(Facts):
             return sum(isinstance(thing, Value) for thing in gc.get_objects())
 
         model = model_of()
-        with microgpt.without_collector():
-            before = living()
-            loss = microgpt.document_loss(model, [4, 0, 1, 2, 0, 4])
-            loss.backward()
-            self.assertGreater(living(), before + 500)
-            del loss
-            self.assertEqual(living(), before)
+        self.addCleanup(gc.enable)
+        gc.disable()
+        before = living()
+        loss = microgpt.document_loss(model, [4, 0, 1, 2, 0, 4])
+        loss.backward()
+        self.assertGreater(living(), before + 500)
+        del loss
+        self.assertEqual(living(), before)
 
     def test_a_dot_product_is_one_value_and_later_changes_of_a_list_do_not_reach_it(self):
         row, x = [Value(2.0), Value(3.0)], [Value(5.0), Value(7.0)]
         kept = row + x
         product = microgpt.dot(row, x)
-        self.assertEqual((product.data, product.inputs), (31.0, tuple(kept)))
+        self.assertEqual((product.data, [*product.inputs]), (31.0, kept))
         row[0], x[1] = Value(100.0), Value(100.0)
         product.backward()
         self.assertEqual([value.grad for value in kept], [5.0, 7.0, 2.0, 3.0])
@@ -545,8 +543,8 @@ class TestModel(Facts):
         shapes = itertools.product((0, 1, 3), (1, 4), ("ab", "abcdabcdab"))
         for n_layer, n_head, text in shapes:
             model = model_of(("abcd",), 4.0, n_layer=n_layer, n_head=n_head)
-            tokens = model.tokenizer.encode(text)
-            found, expected = logits_of(model, tokens[:6]), formula(model, tokens[:6])
+            tokens = model.tokenizer.encode(text)[:7]  # as run cuts it: there are 6 positions
+            found, expected = logits_of(model, tokens[:-1]), formula(model, tokens[:-1])
             self.assert_all_near(found, expected, 1e-12, f"the logits of {text}")
             loss = microgpt.document_loss(model, tokens)
             loss.backward()
@@ -572,23 +570,6 @@ class TestModel(Facts):
         self.assert_all_near(found, [first, 0.0, 1 - first], 1e-12)
         self.assertEqual(microgpt.cross_entropy([Value(0.0), Value(5000.0)], 0).data, 5000.0)
 
-    def test_of_a_document_of_200_megabytes_in_a_line_only_the_first_tokens_are_touched(self):
-        document = mock.MagicMock(**{"__getitem__.return_value": [4, 0, 1]})
-        microgpt.document_loss(model_of(block_size=6), document)
-        self.assertEqual(document.mock_calls, [mock.call.__getitem__(slice(7))])
-
-    def test_the_limit_of_ten_million_weights_is_exact(self):
-        rng = mock.Mock(**{"gauss.side_effect": EOFError})  # the sizes were accepted
-        sizes = [  # (n_embd, block_size, n_layer) with 3 tokens, and the sum of their weights
-            ((1, 10**7 - 6, 0), EOFError),
-            ((1, 10**7 - 5, 0), InputError),
-            ((10, 10**6 - 6 - 120 * 7, 7), EOFError),
-            ((10, 10**6 - 6 - 120 * 7 + 1, 7), InputError),
-        ]
-        for (n_embd, block_size, n_layer), outcome in sizes:
-            config = config_of(n_embd=n_embd, n_head=1, block_size=block_size, n_layer=n_layer)
-            self.assertRaises(outcome, Model, config, Tokenizer(["ab"]), rng)
-
     def test_the_weights_have_the_shapes_and_are_drawn_in_the_order_of_the_protocol(self):
         model = model_of(n_layer=2)
         shapes = {"wte": (5, 8), "wpe": (6, 8), "lm_head": (5, 8)}
@@ -600,8 +581,6 @@ class TestModel(Facts):
         rng = random.Random(1)
         drawn = [rng.gauss(0, 0.08) for _ in range(2 * 5 * 8 + 6 * 8 + 2 * 12 * 8 * 8)]
         self.assert_same(numbers(model.parameters()), drawn, "weights")
-        model.weights["lm_head"] = model.weights["wte"]  # shared, each weight is listed once
-        self.assertEqual(len(model.parameters()), len(drawn) - 5 * 8)
 
 
 # --- Facts of Adam and the tokenizer -------------------------------------------------------------
@@ -628,7 +607,7 @@ class TestAdam(Facts):
 
     def test_the_learning_rate_falls_in_a_straight_line_and_training_follows_it(self):
         config = config_of(steps=4, learning_rate=0.2)
-        expected = [microgpt.learning_rate(config, step) for step in (1, 2, 3, 4)]
+        expected = [microgpt.learning_rate_at(step, config) for step in (1, 2, 3, 4)]
         self.assert_all_near(expected, [0.2, 0.15, 0.1, 0.05], 1e-15)
         rates = []
         with mock.patch.object(Adam, "step", lambda self, rate: rates.append(rate)):
@@ -648,15 +627,9 @@ class TestTokenizer(Facts):
         text = "naïve 😀 \t 漢字"
         tokenizer = Tokenizer([text])
         self.assertEqual(tokenizer.decode(tokenizer.encode(text)), text)
-        message = "^'z' is not in the vocabulary$"
-        self.assertRaisesRegex(InputError, message, tokenizer.encode, "avz")
-
-    def test_a_text_is_encoded_without_a_walk_through_the_vocabulary(self):
-        tokenizer, walks = Tokenizer(["abc"]), ("__iter__", "keys", "items", "values")
-        tokenizer.ids = type("Ids", (dict,), dict.fromkeys(walks))(tokenizer.ids)
-        tokenizer.vocab = type("Vocab", (list,), {"__iter__": None})(tokenizer.vocab)
-        self.assertEqual(tokenizer.encode("cab"), [3, 2, 0, 1, 3])
-        self.assertRaises(InputError, tokenizer.encode, "xyz")
+        for char, shown in (("z", r"'z' \(\\u007a\)"), ("\u0301", r"'\u0301' \(\\u0301\)")):
+            message = f"^{shown} is not in the vocabulary$"
+            self.assertRaisesRegex(InputError, message, tokenizer.encode, "av" + char)
 
 
 # --- Facts of training ---------------------------------------------------------------------------
@@ -688,7 +661,7 @@ class TestTraining(Facts):
 
     def test_a_tenth_of_the_documents_is_held_out_and_at_most_200(self):
         for n_docs, n_held_out in [(9, 0), (10, 1), (19, 1), (20, 2), (2000, 200), (2500, 200)]:
-            path = self.file("a\n" * n_docs)
+            path = self.file("".join(f"{i}\n" for i in range(n_docs)))
             _, output = self.main(microgpt, path, *TINY)
             self.assertIn(f"num docs: {n_docs}, {n_held_out} held out", output)
         self.assertEqual(output.splitlines()[-1], "not in the file: 0 of 0")
@@ -697,13 +670,12 @@ class TestTraining(Facts):
         model, sequences = model_of(spread=4.0), [[4, 0, 4], [4, 1, 2, 3, 4]]
         losses = [microgpt.document_loss(model, tokens).data for tokens in sequences]
         self.assertEqual(microgpt.evaluate(model, sequences), sum(losses) / 2)
-        for loss, choices in [(2.5, "12.2"), (710.0, math.exp(700))]:  # exp(710) would overflow
-            line = f"\nheld-out loss {loss:.4f}, guessing evenly 2.0794"
-            line += f": as unsure as among {choices} equal choices, not 8\n"
-            with mock.patch.object(microgpt, "evaluate", return_value=loss):
-                self.assertIn(line, self.main(microgpt, self.file(TEXT), *TINY)[1])
-        line = "\nheld-out loss unknown (fewer than 10 documents), guessing evenly 0.6931\n"
-        self.assertIn(line, self.main(microgpt, self.file("a\n" * 9), *TINY)[1])
+        line = "\nheld-out loss 2.5000, guessing evenly 2.0794: as unsure as among 12.2 equal choices"
+        with mock.patch.object(microgpt, "evaluate", return_value=2.5):
+            self.assertIn(f"{line}, not 8\n", self.main(microgpt, self.file(TEXT), *TINY)[1])
+        line = "\nheld-out loss unknown: there is no document that is not also trained on\n"
+        for text in ("a\n" * 9, "ab\nba\n" * 40):
+            self.assertIn(line, self.main(microgpt, self.file(text), *TINY)[1])
 
     def test_the_same_seed_gives_the_same_run_and_another_seed_another(self):
         path, state = self.file(TEXT), random.getstate()
@@ -721,37 +693,24 @@ class TestTraining(Facts):
             self.quiet(microgpt.train, model, [[4, 0, 1, 4]])
         self.assert_same(*[numbers(model.parameters()) for model in models])
 
-    @mock.patch.object(os, "isatty", lambda number: number == 1)
-    def test_the_step_lines_on_paper_or_where_the_terminal_is_not_ours(self):
-        losses, printed = [], ""
-        with mock.patch.object(time, "perf_counter", lambda: 50.0 + len(losses) / 4):
-            for _ in range(250):
-                losses.append(len(losses) + 1.0)
-                printed += self.quiet(microgpt.report, 250, losses, 50.0)[1]
+    def test_the_step_lines_on_paper_and_in_a_terminal(self):
         lines = [
             "step    1 / 250 | loss 1.0000 | last 100 1.0000 | 250.0 ms/step |   62 s left",
             "step  100 / 250 | loss 100.0000 | last 100 50.5000 | 250.0 ms/step |   38 s left",
             "step  200 / 250 | loss 200.0000 | last 100 150.5000 | 250.0 ms/step |   12 s left",
             "step  250 / 250 | loss 250.0000 | last 100 200.5000 | 250.0 ms/step |    0 s left",
         ]
-        self.assertEqual(printed.splitlines(), lines)
-
-    def test_the_collector_is_off_in_training_and_as_before_after_it(self):
-        states = []
-        watched = lambda *_: states.append(gc.isenabled()) or 1.0
-        self.addCleanup(gc.enable)
-        for name, was_on in itertools.product(("cpython", "another"), (True, False)):
-            for effect in (watched, KeyboardInterrupt, MemoryError):
-                (gc.enable if was_on else gc.disable)()
-                with mock.patch.object(sys, "implementation", types.SimpleNamespace(name=name)):
-                    with mock.patch.object(microgpt, "gradients", side_effect=effect):
-                        with contextlib.suppress(MemoryError):
-                            self.main(microgpt, self.file("ab"), *TINY, "--steps", 2)
-                self.assertEqual(gc.isenabled(), was_on)
-            # Only CPython counts references; others cannot do without their collector.
-            self.assertEqual(states, [was_on and name != "cpython"] * 2)
-            states.clear()
-
+        for terminal in (False, True):
+            losses, printed = [], ""
+            with mock.patch.object(os, "isatty", lambda number: terminal and number == 1):
+                with mock.patch.object(time, "perf_counter", lambda: 50.0 + len(losses) / 4):
+                    for _ in range(250):
+                        losses.append(len(losses) + 1.0)
+                        printed += self.quiet(microgpt.report, 250, losses, 50.0)[1]
+            shown = printed.split("\r")
+            self.assertEqual(len(shown), 251 if terminal else 1)
+            self.assertEqual({len(line) for line in shown[:1] if terminal}, {79} if terminal else set())
+            self.assertEqual(re.sub(r"[^\n\r]*\r", "", printed).splitlines(), lines)
 
 # --- Facts of sampling ---------------------------------------------------------------------------
 
@@ -771,9 +730,9 @@ class TestSampling(Facts):
     def test_one_draw_of_choices_a_token(self):
         model, rng, same = model_of(spread=9.0), random.Random(12), random.Random(12)
         text = microgpt.generate(model, "", 1.0, rng)
-        tokens, keys, values = [4], {}, {}
+        tokens, cache = [4], {}
         for position in range(6):
-            logits = microgpt.gpt(model, tokens[-1], position, keys, values)
+            logits = microgpt.gpt(model, tokens[-1], position, cache)
             tokens += same.choices(range(5), weights=microgpt.probabilities(logits, 1.0))
             if tokens[-1] == 4:
                 break
@@ -798,13 +757,13 @@ class TestSampling(Facts):
 
     def test_logits_or_a_temperature_that_are_not_finite_are_an_error(self):
         model = model_of()
-        failing = (FloatingPointError, "^the sum of the probabilities is nan$", microgpt.generate)
+        failing = (FloatingPointError, "^a logit is infinite or nan$", microgpt.generate)
         self.assertRaisesRegex(*failing, model, temperature=math.nan)
         model.weights["lm_head"][2][3].data = math.nan
         self.assertRaisesRegex(*failing, model)
 
     def test_generate_takes_by_itself_the_temperature_of_the_flags_and_pythons_random_numbers(self):
-        default, _, _ = microgpt.HYPERPARAMETERS["temperature"]
+        default, *_ = microgpt.HYPERPARAMETERS["temperature"]
         self.assertEqual(microgpt.generate.__defaults__, ("", default, random))
 
 
@@ -812,34 +771,40 @@ class TestSampling(Facts):
 
 TINY = ("--steps", 0, "--samples", 0, "--n-embd", 4, "--n-head", 1)
 ERROR = r"microgpt\.py: error: "
-NO_TEXT, NOT_UTF8 = "{file} holds no text", "'utf-8' codec can't decode .*"
+NO_TEXT = "{file} holds no text"
+NOT_PLAIN = "{file}, line %d: not plain text, save it as UTF-8 text"
 BAD_FILES = {  # what is in it, and what is said
     b"": NO_TEXT,
     b" \n\t\r\n\n": NO_TEXT,
     b"\xef\xbb\xbf": NO_TEXT,
-    "hello\n".encode("utf-16-le"): NO_TEXT,
-    "hello\n".encode("utf-16"): NOT_UTF8,
-    "caf\xe9\n".encode("latin-1"): NOT_UTF8,
-    bytes(range(256)): NOT_UTF8,
+    "\u200b\n".encode(): NO_TEXT,
+    "hello\n".encode("utf-16-le"): NOT_PLAIN % 1,
+    "hello\n".encode("utf-16"): NOT_PLAIN % 1,
+    "hello\n".encode("utf-16-be"): NOT_PLAIN % 1,
+    "caf\xe9\n".encode("latin-1"): NOT_PLAIN % 1,
+    b"anna\n" * 30_000 + b"jos\xe9\n": NOT_PLAIN % 30_001,  # where Python reads in pieces
+    b"anna\n\n" * 500 + b"bo\0b\n": NOT_PLAIN % 1001,
+    b"\x1b[31mred\n": NOT_PLAIN % 1,  # a terminal would obey
+    b"ab\nc\x7fd\n": NOT_PLAIN % 2,
+    "ab\nc\x9bd\n".encode(): NOT_PLAIN % 2,
+    b"ab\n\xed\xa0\x80\n": NOT_PLAIN % 2,  # half of a UTF-16 pair
+    bytes(range(256)): NOT_PLAIN % 1,
 }
 BAD_FLAGS = {  # what is said, and of which flags and values
-    "{name} must be at least {smallest} and less than 10\\*\\*18": (
+    "{name} must be from {smallest} to {largest}": (
         f"--steps=-1 --steps={10**18} --steps=1{'0' * 400} --n-layer=-1 --n-embd=0 --n-embd=-16"
         " --n-head=0 --n-head=-1 --block-size=0 --block-size=-5 --samples=-1 --seed=-1"
         " --learning-rate=-0.1 --learning-rate=nan --learning-rate=inf --learning-rate=-inf"
-        " --learning-rate=1e999 --learning-rate=1e18 --temperature=-1 --temperature=nan"
-        " --temperature=inf"
+        " --learning-rate=1e999 --learning-rate=1000.1 --temperature=-1 --temperature=nan"
+        " --temperature=inf --temperature=1000.1 --steps=1000001 --n-layer=25 --n-embd=257"
+        " --n-head=257 --block-size=513 --samples=1000001 --seed=1000000001"
     ),
     "argument {flag}: invalid int value: .*": "--steps=1.5 --steps=many --steps=nan --seed=x",
     "argument {flag}: invalid float value: .*": "--learning-rate=fast",
     "n_head \\d+ does not divide n_embd \\d+": "--n-embd=15 --n-embd=1 --n-head=3 --n-head=32",
-    "over 10\\*\\*7 weights, too many for plain Python": (
-        f"--n-layer=5000 --n-layer={10**17} --n-embd=1000000 --block-size={10**17}"
-    ),
-    "'x' is not in the vocabulary": "--prompt=xay",
+    r"'x' \(\\u0078\) is not in the vocabulary": "--prompt=xay",
     "the prompt leaves no position to write in": f"--prompt={'ab' * 8}",
-    # No abbreviations: one that is clear today may not be when a flag is added.
-    "unrecognized arguments: {flag}.*": "--unknown=1 --step=3 another",
+    "unrecognized arguments: {flag}.*": "--unknown=1 another",
     "argument {flag}: expected one argument": "--steps",
 }
 
@@ -860,20 +825,36 @@ class TestCommandLine(Facts):
             for word in words.split():
                 flag = word.split("=")[0]
                 name = flag[2:].replace("-", "_")
-                smallest = microgpt.HYPERPARAMETERS.get(name, (None, None))[1]
-                expected = message.format(flag=flag, name=name, smallest=smallest)
+                _, *ends, _ = microgpt.HYPERPARAMETERS.get(name, "    ")
+                expected = message.format(flag=flag, name=name, smallest=ends[0], largest=ends[1])
                 self.assert_exits(2, ERROR + expected, microgpt.main, [path, word])
 
-    def test_a_model_that_is_not_finite_ends_the_run_with_status_1(self):
+    @mock.patch.object(microgpt, "train", side_effect=EOFError)  # the sizes were accepted
+    def test_sizes_that_take_too_much_memory_together_are_refused(self, _):
+        line = ERROR + r"n_layer \* n_embd \* block_size must be at most 20000, to fit into memory"
+        for sizes in ((24, 52, 16), (5, 8, 500), (1, 40, 500), (0, 256, 512)):
+            flags = "n-layer n-embd block-size".split()
+            argv = [str(self.file("ab")), *(f"--{f}={n}" for f, n in zip(flags, sizes))]
+            if math.prod(sizes) <= 20_000:
+                self.assertRaises(EOFError, self.main, microgpt, *argv)
+            argv[1] = argv[1].replace("=0", "=1")
+            argv[3] = f"--block-size={sizes[2] + 1}" if sizes[2] < 512 else argv[3]
+            self.assert_exits(2, line, microgpt.main, argv)
+
+    def test_a_training_that_blows_up_ends_the_run_with_status_1(self):
         path = str(self.file(TEXT))
         for rate, steps, what in [
-            (1e300, "9", "the loss of step [23] is nan"),
-            (1e150, "1", "the held-out loss is nan"),
-            (1e100, "2", r"(\(34, .*\)|the held-out loss is nan)"),  # too large; PyPy goes on
+            (1e300, "9", "a logit is infinite or nan"),
+            (1e150, "1", "a logit is infinite or nan"),
+            (1e100, "2", r"(\(34, .*\)|a logit is infinite or nan)"),  # too large; PyPy goes on
+            (1000, "9", r"the held-out loss is \d{3,}"),
         ]:
-            with mock.patch.object(microgpt, "learning_rate", lambda *_: rate):
+            with mock.patch.object(microgpt, "learning_rate_at", lambda *_: rate):
                 line = f"{ERROR}{what}, try a smaller --learning-rate"
                 self.assert_exits(1, line, microgpt.main, [path, "--steps", steps])
+        with mock.patch.object(microgpt, "evaluate", return_value=math.nan):  # another engine's
+            line = f"{ERROR}the held-out loss is nan, try a smaller --learning-rate"
+            self.assert_exits(1, line, microgpt.main, [path, "--steps", "0"])
 
     def test_odd_but_good_files_work(self):
         long = "abcde" * 200_000 + "\nab\n" + "a" * 15 + "\n" + "a" * 16
@@ -884,7 +865,8 @@ class TestCommandLine(Facts):
             (b"ab\rb", 2, 0, 3),
             ("привет\nשלום\nनमस्ते\n漢字\n😀👍🏽\n", 5, 0, 22),
             ("\ta b\n  a\tb  \n", 2, 0, 5),
-            ("a\u2028b\x0bc\x85d\n", 1, 0, 8),  # only what ends a line in a file ends a document
+            ("a\u2028b\u00a0c\u3000d\n", 1, 0, 8),  # only what ends a line ends a document
+            ("\ufeffab\nc\ufeffd\n\u200b\nd\u200bc\n", 3, 0, 5),  # two files joined; nothing to see
             ("\n\na\n\n\nb\n\n", 2, 0, 3),
             (long, 4, 2, 6),
         ]
@@ -895,26 +877,26 @@ class TestCommandLine(Facts):
             self.assertTrue(output.startswith(start), (content[:20], output))
 
     def test_the_smallest_and_the_largest_numbers_are_accepted(self):
-        path, most = self.file("ab\nba\n"), 10**18 - 1
+        path = self.file("ab\nba\n")
         smallest = "--n-embd 1 --n-head 1 --block-size 1 --n-layer 0 --seed 0 --temperature 0"
         flags = [*smallest.split(), "--learning-rate", 0, "--samples", 0]
         _, output = self.main(microgpt, path, "--steps", 0, *flags)
         self.assertRegex(output, "num params: 7\nheld-out")
-        with mock.patch.object(microgpt, "gradients", side_effect=[1.0, KeyboardInterrupt]):
-            flags = ["--steps", most, "--seed", most, "--temperature", 9e17, "--samples", 1]
-            _, output = self.main(microgpt, path, *flags, "--learning-rate", 9e17)
+        with mock.patch.object(microgpt, "forward_backward", side_effect=[1.0, KeyboardInterrupt]):
+            flags = ["--steps", 10**6, "--seed", 10**9, "--temperature", 1000, "--samples", 1]
+            _, output = self.main(microgpt, path, *flags, "--learning-rate", 1000)
         self.assertIn("sample  1: ", output)
 
     def test_samples_take_the_prompt_and_the_temperature_and_the_new_ones_are_counted(self):
         texts = ["", "cab", "cnew", "could be longer ", "cc"]  # one is how a long one is cut
         path = self.file(f"{TEXT}\ncould be longer than that")
-        flags = ["--steps", 0, "--samples", 5, "--prompt", "c", "--temperature", 1e17]
+        flags = ["--steps", 0, "--samples", 5, "--prompt", "c", "--temperature", 999]
         with mock.patch.object(microgpt, "generate", side_effect=texts) as generate:
             model, output = self.main(microgpt, path, *flags)
         calls = [call[0][:3] for call in generate.call_args_list]
-        self.assertEqual(calls, [(model, "c", 1e17)] * 5)
+        self.assertEqual(calls, [(model, "c", 999)] * 5)
         self.assertIn("sample  3: cnew\nsample  4: could be longer \nsample  5: cc\n", output)
-        self.assertTrue(output.endswith("\nnot in the file: 2 of 5\n"), output)
+        self.assertTrue(output.endswith("\nnot in the file: 3 of 5\n"), output)
 
     def test_main_without_arguments_takes_the_defaults_and_ignores_the_command_line(self):
         with mock.patch.object(sys, "argv", ["x", "-x"]), mock.patch.object(microgpt, "run") as run:
@@ -926,6 +908,16 @@ class TestCommandLine(Facts):
         model, output = self.quiet(microgpt.run, config)
         self.assertIs(model.config, config)
         self.assertIn("\nnot in the file: ", output)
+
+    def test_the_collector_is_off_where_the_file_is_run_and_python_counts_references(self):
+        (self.folder / "microgpt.py").write_text(SOURCE, encoding="utf-8")
+        for how in ("microgpt.py", "-c"):
+            code = f"import microgpt; microgpt.main([{str(self.file('ab'))!r}, '--samples=0'])"
+            argv = [self.folder / how, self.file("ab"), *TINY] if how != "-c" else ["-c", code]
+            end = "\nimport gc; print(gc.isenabled())\n"
+            result = python("-i", *argv, input=end, cwd=HERE)
+            on = how == "-c" or sys.implementation.name != "cpython"
+            self.assertIn(str(on), result.stdout.splitlines()[-1], result)
 
     def test_import_is_silent_and_changes_nothing(self):
         state = "(random.getstate(), gc.isenabled(), sys.getrecursionlimit())"
@@ -978,7 +970,7 @@ class TestCommandLine(Facts):
     @unittest.skipIf(os.name == "nt", "signals differ on Windows")
     def test_ctrl_c_once_ends_the_training_and_twice_the_program(self):
         argv = (HERE / "microgpt.py", self.file(TEXT), *TINY, "--steps", 100_000, "--samples")
-        once, twice = (self.start(*argv, samples) for samples in (3, 10**7))
+        once, twice = (self.start(*argv, samples) for samples in (3, 10**6))
         self.interrupt(once, "step  100 /")
         output, errors = once.communicate()
         self.assertEqual((once.returncode, errors), (0, ""))
@@ -996,26 +988,31 @@ class TestCommandLine(Facts):
         process.send_signal(signal.SIGINT)
 
     @unittest.skipIf(os.name == "nt", "there are no such terminals on Windows")
-    def test_on_a_terminal_of_any_width_the_step_line_is_rewritten_in_place(self):
+    def test_a_terminal_shows_each_step_and_keeps_each_hundredth(self):
         import pty
 
-        path = str(self.file("ab"))
-        runs = [(3, 0.01), (10**17, 1e300)]  # to the last step, and until the loss is nan
-        for width, (steps, rate) in itertools.product((40, 80, 200), runs):
-            argv = [path, *map(str, TINY), f"--steps={steps}"]
-            code = f"microgpt.learning_rate = lambda *_: {rate}; microgpt.main({argv})"
-            ours, theirs = pty.openpty()
-            options = {"cwd": HERE, "env": {**os.environ, "COLUMNS": str(width)}}
-            self.start("-c", f"import microgpt; {code}", stdout=theirs, **options)
-            os.close(theirs)
-            shown = b""
-            with contextlib.suppress(OSError):  # as Linux ends a terminal
-                for piece in iter(lambda: os.read(ours, 4096), b""):
-                    shown += piece
-            os.close(ours)
-            lines = re.findall(r"(step +\d+ / [^\r]*)(\r\n?)", shown.decode())
-            self.assertEqual([end for _, end in lines], ["\r", "\r", "\r\n"], shown)
-            self.assertEqual({len(line) for line, _ in lines}, {width - 1})
+        path = str(self.file(TEXT))
+        ours, theirs = pty.openpty()
+        self.start(HERE / "microgpt.py", path, *TINY, "--steps=102", stdout=theirs)
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # as Linux ends a terminal
+            for piece in iter(lambda: os.read(ours, 4096), b""):
+                shown += piece
+        os.close(ours)
+        rows = []  # what stays on the screen
+        for row in shown.decode().replace("\r\n", "\n").split("\n"):
+            seen = ""
+            for text in row.split("\r"):
+                seen = text + seen[len(text) :]
+            rows.append(seen.rstrip())
+        kept = [row for row in rows if row.startswith("step ")]
+        self.assertEqual([row.split()[1] for row in kept], ["1", "100", "102"], shown)
+        for row in kept:
+            self.assertRegex(row, r"\A.* s left\Z")
+        self.assertEqual(len(re.findall(r"step +\d+ / 102 [^\r]* +\r", shown.decode())), 102)
+        self.assertIn("measured 0 of 1 held-out documents", shown.decode())
+        self.assertRegex("\n".join(rows), "\nheld-out loss .* not 8\nnot in the file: 0 of 0")
 
 
 # --- Facts of the files --------------------------------------------------------------------------
@@ -1103,10 +1100,10 @@ class TestFiles(Facts):
             inside += (kind == "FSTRING_START") - (kind == "FSTRING_END")  # from Python 3.12 on
             if not inside and kind not in layout and not token.string.startswith('"""'):
                 count += 1
-        self.assertLessEqual(count, 3200)
-        self.assertLessEqual(len(SOURCE.splitlines()), 450)
+        self.assertLessEqual(count, 3000)
+        self.assertLessEqual(len(SOURCE.splitlines()), 420)
         claims = re.findall(r"(\d,\d{3})(?: tokens)?(?: of code)? in (\d+) lines", README)
-        self.assertEqual(claims, [("3,200", "450"), ("1,737", "200")])  # ours, the ancestor's
+        self.assertEqual(claims, [("3,000", "420"), ("1,737", "200")])  # ours, the ancestor's
         for code in (SOURCE, *re.findall(r"(?ms)^```python\n(.*?)^```$", README)):
             self.assertLessEqual(max(map(len, code.splitlines())), 100, code)
         self.assertIn("SPDX-License-Identifier: MIT", SOURCE)
@@ -1127,7 +1124,7 @@ class TestFiles(Facts):
 
     def test_only_the_standard_library_is_imported(self):
         imported = re.findall(r"(?m)^(?:import|from) (\w+)", SOURCE)
-        allowed = "argparse contextlib gc itertools math operator os random shutil sys time"
+        allowed = "argparse gc math operator os pathlib random re sys time"
         self.assertEqual(imported, allowed.split())
 
     def test_the_names_are_a_clean_list(self):
@@ -1457,9 +1454,9 @@ class TestModelRecipes(Facts):
             for row in model.weights[f"layer0.{nothing}"]:
                 row[:] = [module.Value(0) for _ in row]
             loss = module.document_loss(model, TOKENS).data
-            losses = [module.gradients(model, [TOKENS], step) for step in range(1, 6)]
+            losses = [module.forward_backward(model, [TOKENS], step) for step in range(1, 6)]
             self.assertEqual(len({loss, *losses}), 6)  # other coins each step
-            self.assertEqual(module.gradients(model, [TOKENS], 5), losses[4])
+            self.assertEqual(module.forward_backward(model, [TOKENS], 5), losses[4])
             self.assertEqual(module.evaluate(model, [TOKENS]), loss)
 
     def test_rope_refuses_an_odd_share_of_a_head(self):
@@ -1543,7 +1540,7 @@ class TestTrainingAndSamplingRecipes(Facts):
         for step, batch in ((3, [8, 0, 1, 2]), (100, [0, 1, 2, 3]), (150, [2, 3, 4, 5])):
             module, model, sequences = small("mini-batches", "gradients", BATCH_SIZE=4)
             loss, grads = mean_of(module, model, [sequences[i] for i in batch])
-            found, printed = self.quiet(module.gradients, model, sequences, step)
+            found, printed = self.quiet(module.forward_backward, model, sequences, step)
             self.assert_near(found, loss, 1e-12)
             self.assert_all_near(grads_of(model.parameters()), grads, 1e-12)
             lines = ["gradients of step 100"] if step == 100 else []
@@ -1584,7 +1581,7 @@ class TestTrainingAndSamplingRecipes(Facts):
             for done in range(steps):
                 share = (done - warmup) / (steps - warmup)
                 up, down = (done + 1) / (warmup + 1), (1 + math.cos(math.pi * share)) / 2
-                rate = module.learning_rate(config, done + 1)
+                rate = module.learning_rate_at(done + 1, config)
                 self.assert_near(rate, 0.01 * (up if done < warmup else down), 1e-14)
 
     def start_file(self, names, argv, method="spawn", cores=2, above=""):
@@ -1827,8 +1824,9 @@ class TestKeepingRecipes(Facts):
         seen, path = [], self.folder / "stopped.json"
 
         def watch(module):
-            gradients = module.gradients
-            module.gradients = lambda *args: seen.append(args[2]) or gradients(*args)
+            forward_backward = module.forward_backward
+            watched = lambda *args: seen.append(args[2]) or forward_backward(*args)
+            module.forward_backward = watched
 
         for steps in (3, 5, 5):  # the last time nothing is left to do
             module, model, printed = self.trained("continue", argv=["--steps", steps], change=watch)
@@ -2075,7 +2073,7 @@ class TestNumpyScript(Facts):
             for matrix in model.weights.values():
                 matrix *= spread
             tokens = plain.tokenizer.encode(doc)
-            expected = microgpt.gradients(plain, [tokens], 1)
+            expected = microgpt.forward_backward(plain, [tokens], 1)
             loss, grads = self.script.gradients(model, tokens)
             self.assert_near(loss, expected, 1e-9, f"loss of {doc}")
             self.assertEqual(set(grads), set(plain.weights))
@@ -2599,30 +2597,32 @@ def awkward_lines():
 
 TYPED = {  # what of microgpt.py is typed at which stage; `f: text` is what begins so within f
     "1": "config.file = 'names.txt'; config.seed = 42",  # and all that stands nowhere below
-    "2": "document_loss; run: n_train; run: held_out; run: n_vocab; run: train(; run: even;"
+    "2": "document_loss; run: corpus; run: n_train; run: trained; run: held_out; run: train(;"
     " run: if held_out; config.block_size = 16",
-    "3": "begin; generate; run: n_cut; run: print(f'num; run: known; run: n_new; run: for number;"
-    " run: print(f'not; config.prompt = ''; config.temperature = 0.5; config.samples = 20",
+    "3": "prompt_tokens; generate; run: n_cut; run: print(f'num; run: known; run: n_new;"
+    " run: for number; run: print(f'not;"
+    " config.prompt = ''; config.temperature = 0.5; config.samples = 20",
     "3+": "config.letters = 3",
-    "4": "births; Value",
-    "5": "Value.exp; Value.__neg__; Value.__sub__; Value.__truediv__; dot; logsumexp; softmax;"
-    " Model.__init__: n, ; Model.__init__.draw; Model.__init__: weights; Model.parameters;"
-    " Model.__init__: self.weights; linear; cross_entropy; finite; evaluate; probabilities;"
+    "4": "Value; to_value",
+    "5": "Value.__pow__; Value.exp; Value.__neg__; Value.__sub__; Value.__truediv__; dot; logsumexp; softmax;"
+    " Model.__init__: n_embd, ; Model.__init__: self.weights; Model.__init__.draw;"
+    " Model.__init__: draw; Model.parameters; linear; cross_entropy; show; evaluate; probabilities;"
     " run: print(f'vocab; config.n_embd = 16",
-    "6": "learning_rate; gradients; train; config.steps = 1000; config.learning_rate = 0.3",
-    "7a": "Value.__pow__; rmsnorm; gpt",
+    "6": "learning_rate_at; forward_backward; train; config.steps = 1000;"
+    " config.learning_rate = 0.3",
+    "7a": "rmsnorm; gpt",
     "7b": "add; embed",
     "7c": "Adam; config.learning_rate = 0.01",
     "8": "Value: __slots__; Value.relu; activation; mlp; gpt: for; Model.__init__: for; report;"
-    " without_collector; run: @without_collector(); config.n_layer = 1",
+    " config.n_layer = 1",
     "8+": "config.file = 'doubled.txt'; config.words = 2000",
     "9a": "attend; attention; gpt: x = add(x, attention; Model.__init__: for name;"
     " config.n_head = 1",
     "9b": "config.n_head = 4",
     "9+": "config.file = 'doubled.txt'",
-    "10": "InputError; read_docs: if; Tokenizer.encode: try; Value.log; Value.__rsub__;"
-    " Value.__rtruediv__; dot: if; Model.__init__: if; train: try; train: finite; begin: if;"
-    " generate: finite; run: begin",
+    "10": "InputError; read_docs: if re; read_docs: if not; Tokenizer.encode: if; Value.__rsub__; dot: if;"
+    " logsumexp: if; Model.__init__: if; train: try; prompt_tokens: if; run: prompt_tokens;"
+    " run: if not loss",
     "the command line": "HYPERPARAMETERS; main; if __name__",
 }
 STAGES = [*TYPED][:-1]
@@ -2780,8 +2780,8 @@ class Engine:
 
     def step(self, tokens):
         """The milliseconds of forward, backward and update, and the loss."""
-        collector_on = contextlib.nullcontext  # as the ancestors run
-        with collector_on() if self.plain else microgpt.without_collector():
+        (gc.enable if self.plain else gc.disable)()  # as the ancestors run, and as microgpt.py does
+        if True:
             times = [time.perf_counter()]
             if self.plain:  # as in their loops, the last graph lives until the next one is there
                 self.graph = loss = plain_loss(self.model, tokens, self.weights)
@@ -2961,8 +2961,7 @@ def benchmark_ideas(rounds=30):
     for tokens in names_tokens(rounds):
         for module, model, times in runs.values():
             start = time.perf_counter()
-            with module.without_collector():
-                Facts.quiet(module.train, model, [tokens])
+            Facts.quiet(module.train, model, [tokens])
             times.append(1000 * (time.perf_counter() - start))
     least = runs["as it is"][2]
     print_table("changed", "ms a step, median", "times as it is")
