@@ -1792,7 +1792,7 @@ class TestKeepingRecipes(Facts):
     def test_what_stands_in_the_file_is_not_new(self):
         flags = "--samples 3 --temperature 0 --learning-rate 0.05".split()
         for name, text, argv, last in (
-            ("blocks", "abcdefgh" * 20, "--block-size 6 --prompt b --steps 60", "begins: 0 of 3"),
+            ("blocks", "abcdefgh" * 20, "--block-size 6 --prompt b --steps 60", "nowhere in the book: 0 of 3 texts"),
             ("BPE", "we ride the red train home\n" * 12, "--steps 40", "file: 0 of 3"),
             ("paragraphs", "ab\n  ba\n\n" * 9, "--steps 40", "file: 0 of 3"),
         ):
