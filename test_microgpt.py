@@ -1360,31 +1360,31 @@ class TestWrite(Facts):
             self.assertEqual((result.returncode, result.stderr), (0, ""))
         self.assertIn("\nsaved: tuned.json\n", result.stdout)
 
+    def outcome(self, text, names):
+        """What this program with these recipes prints, and its weights, in a folder of its own."""
+        argv = ["../docs.txt", *"--n-embd 4 --n-head 1 --samples 2 --steps 3".split()]
+        argv[-1] = 100 if names == ["gradients"] else 3
+        with in_folder(tempfile.mkdtemp(dir=self.folder)), mock.patch("sys.stdin", io.StringIO()):
+            if "fine-tuning" in names:
+                self.main(program("save and load"), *argv)
+            if "all cores" not in names:
+                model, printed = self.main(module_of(text), *argv)
+                return masked(printed), weights_of(model)
+            pathlib.Path("mine.py").write_text(text, encoding="utf-8")
+            return masked(python("mine.py", *argv).stdout)
+
     def test_pasted_again_a_recipe_takes_its_own_place(self):
         blocks, last = readme_blocks("recipe"), 'if __name__ == "__main__":\n'
         out = "ReLU", "all cores", "paragraphs", "fine-tuning"
-        many = [name for name in blocks if name not in out]
-        cases = [(arranged([name]), [name]) for name in blocks]
-        cases += [(arranged(many), [name]) for name in many] + [(arranged(many), arranged(many))]
+        many = arranged([name for name in blocks if name not in out])
         self.file("\n".join(DOCS * 3))
-        for names, again in cases:
-            results = []
-            for more in ([], again):
-                text = pasted(*names).replace(last, "\n".join(blocks[n] for n in more) + last)
-                with in_folder(tempfile.mkdtemp(dir=self.folder)), mock.patch("sys.stdin"):
-                    sys.stdin.isatty = lambda: False
-                    argv = ["../docs.txt", *"--n-embd 4 --n-head 1 --samples 2 --steps".split()]
-                    argv.append(100 if "gradients" in again else 3)
-                    if "fine-tuning" in names:
-                        self.main(program("save and load", *names[:-1]), *argv)
-                    if "all cores" in names:
-                        pathlib.Path("mine.py").write_text(text, encoding="utf-8")
-                        results.append(masked(python("mine.py", *argv).stdout))
-                    else:
-                        model, printed = self.main(module_of(text), *argv)
-                        results.append([masked(printed), weights_of(model)])
-            self.assertIn("of 2", str(results))
-            self.assertEqual(*results, again)
+        for names, pastes in [*(([name], [[name]]) for name in blocks), (many, [many, *zip(many)])]:
+            text = pasted(*arranged(names))
+            once = self.outcome(text, names)
+            self.assertIn("of 2", str(once))
+            for again in pastes:
+                more = "\n".join(blocks[name] for name in again)
+                self.assertEqual(self.outcome(text.replace(last, more + last), names), once, again)
 
     def test_a_recipe_in_the_wrong_place_says_where_it_must_stand(self):
         blocks, last = readme_blocks("recipe"), 'if __name__ == "__main__":\n'
@@ -1732,6 +1732,32 @@ class TestTrainingAndSamplingRecipes(Facts):
         last, text = masked(found).replace(masked(plain), ""), module.generate(model, "ca", 0)
         self.assertTrue(last.startswith(f"\nlayer 0, head 0\n  ^ {' '.join(text)}\n"), last)
         self.assertEqual(found.count("layer 0, head "), 4)
+
+
+    def test_explore_answers_until_an_empty_line(self):
+        module, argv = program("explore"), [self.file("\n".join(DOCS)), "--steps", 1]
+        plain, typed = self.main(program(), *argv)[1], ["ca", "?", ""]
+        with mock.patch.object(module.os, "isatty", return_value=True):
+            with mock.patch.object(builtins, "input", side_effect=typed) as asked:
+                model, printed = self.main(module, *argv)
+            for error in (EOFError, NotImplementedError):  # Ctrl-D, and a notebook that nobody sees
+                with mock.patch.object(builtins, "input", side_effect=error):
+                    self.assertEqual(self.main(module, *argv)[1].count("looks"), 0)
+        self.assertEqual(asked.call_count, 3)
+        lines = printed.splitlines()[-15:]
+        tokens = model.tokenizer.encode("ca")[:-1]
+        odds = sorted(zip(map(math.exp, logits_of(model, tokens, module)[-1]), [*"abc", "end"]))
+        total = sum(p for p, _ in odds)
+        for line, (p, name) in zip(lines, odds[::-1]):
+            self.assertRegex(line, rf"^ +'{name}' +{p / total:.0%} {'#' * round(60 * p / total)}$")
+        self.assertEqual(lines[4], "looks at ^ca")
+        for line, shares in zip(lines[5:9], shares_of(module, model, tokens)[-4:]):
+            self.assertEqual(line[9:], "".join(".:-=+*#%@"[round(8 * p)] for p in shares))
+        self.assertEqual([line[:2] for line in lines[9:14]], ["ca"] * 5)
+        self.assertRegex(lines[14], "'\\?' .* is not in the vocabulary")
+        with mock.patch.object(module.os, "isatty", return_value=False):  # as in a pipe
+            found = self.main(module, *argv)[1]
+        self.assertEqual(masked(found), masked(plain))
 
 
 # --- Facts of the recipes for data and keeping ---------------------------------------------------
