@@ -12,10 +12,12 @@ textbook kind that shares no line with the one under test. What the model comput
 its formula, written once more for numbers of both kinds.
 """
 
+import _thread
 import ast
 import builtins
 import cmath
 import collections
+import concurrent.futures
 import contextlib
 import copy
 import dis
@@ -24,6 +26,7 @@ import functools
 import gc
 import html
 import importlib.util
+import inspect
 import io
 import itertools
 import json
@@ -45,6 +48,7 @@ import tempfile
 import threading
 import time
 import tokenize
+import traceback
 import types
 import unittest
 from unittest import mock
@@ -1314,7 +1318,7 @@ def write_new(path, text):
         with open(path, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError as error:
-        raise SystemExit(f"test_microgpt.py: {path}: {error.strerror}") from None
+        refuse(f"{path}: {error.strerror}")
     print(f"written: {path}")
 
 
@@ -1326,7 +1330,7 @@ def write(path="", *names):
             raise ValueError(f"name one of {', '.join(scripts)}, or a new .py file and its recipes")
         text = pasted(*arranged(names)) if names else scripts[script]
     except ValueError as error:
-        raise SystemExit(f"test_microgpt.py --write: {error}") from None
+        refuse(f"--write: {error}")
     write_new(path, text)
 
 
@@ -2766,6 +2770,989 @@ def notebook(path):
     write_new(path, json.dumps(whole, indent=1))
 
 
+# --- The proof of your own file ------------------------------------------------------------------
+
+LIMIT = 10  # seconds for one definition, which takes less than one
+POINTS = (0.6, -1.1, 1.7, 0.4, -0.3, 2.2, 0.9, -0.8, 1.3, -2.0, 0.2, 1.1)  # no relu bends there
+TINY_DOCS = ["abca", "bd", "cab", "dab", "acid", "bead", "cad", "dada", "ab", "cc", "ba"]
+
+
+class SerialPool:
+    """Stands in for multiprocessing.Pool, so that a check starts no process."""
+
+    def __init__(self, cores=None, start=None, arguments=()):
+        if start:
+            start(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def starmap(self, function, tasks, chunksize=1):
+        return [function(*task) for task in tasks]
+
+
+def tiny(m, spread=6.0, **changes):
+    """A small model of a module, with weights so large that its parts matter."""
+    sizes = {"n_embd": 4, "n_head": 2, "n_layer": 1, "block_size": 5, "steps": 3, "letters": 2}
+    config = {**vars(config_of()), **sizes, "file": "docs.txt", "samples": 3, "words": 20}
+    config = types.SimpleNamespace(**{**config, "learning_rate": 0.05, **changes})
+    model = m.Model(config, m.Tokenizer(TINY_DOCS), random.Random(3))
+    if hasattr(model, "weights"):
+        rng = random.Random(4)
+        for param in dict.fromkeys(p for w in model.weights.values() for row in w for p in row):
+            param.data = spread * param.data + rng.gauss(0, 0.1)
+    elif hasattr(m, "row"):  # a table for each two letters
+        model.counts = collections.defaultdict(lambda: [0.1] * 6, {(4, 0): [2, 1, 3, 1, 1, 4]})
+    else:
+        model.counts = [[1 + (i * j + i) % 7 for j in range(6)] for i in range(6)]
+    return model
+
+
+def corpus_of(model):
+    return [model.tokenizer.encode(doc)[: model.config.block_size + 1] for doc in TINY_DOCS]
+
+
+def state_of(model):
+    """What training changed: the numbers of a network, or the counts of a table."""
+    if hasattr(model, "weights"):
+        return {name: [numbers(row) for row in matrix] for name, matrix in model.weights.items()}
+    counts = getattr(model, "counts", [])
+    return sorted(counts.items()) if isinstance(counts, dict) else counts
+
+
+def printed_by(function, *args):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        result = function(*args)
+    return result, masked(printed.getvalue())
+
+
+def read(m, data):
+    pathlib.Path("docs.txt").write_bytes(data)
+    try:
+        return m.read_docs("docs.txt")
+    except ValueError as error:
+        return str(error)
+
+
+def attempt(function, *args):
+    """What it returns, or the words of what it raises."""
+    try:
+        return function(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def steps_of_adam(m, x):
+    params = [m.Value(0.5), m.Value(-2.0)]
+    optimizer = m.Adam(params)
+    for rate, grads in ((0.1, (0.5, -3.0)), (0.05, (0.1, 4.0)), (0.2, (-0.7, 0.0))):
+        for param, param.grad in zip(params, grads):
+            pass
+        optimizer.step(rate)
+    return numbers(params)
+
+
+def passes_back(m, x):
+    a, b = m.Value(2.0), m.Value(-3.0)
+    shared = a * b + a
+    found = []
+    for end in (shared, shared * b, (a + shared) * (shared * a), shared):  # some parts twice
+        end.backward()
+        found += [a.grad, b.grad, shared.grad, end.grad]
+    for _ in range(300):
+        a = a + b
+    a.backward()
+    return found + [b.grad]
+
+
+@mock.patch.object(time, "perf_counter", lambda: 50.0)
+def reports(m, x):
+    printed, losses = "", []
+    for terminal in (False, True):
+        with mock.patch.object(os, "isatty", lambda _: terminal):
+            for step in (1, 2, 99, 100, 101, 250):
+                losses = [5.0 - i / 100 for i in range(step)]
+                printed += printed_by(m.report, 250, losses, 0.0)[1]
+    return printed
+
+
+def heads_of(m, x):
+    model, cache = tiny(m), {}
+    vectors = [[x(POINTS[4 * t + i]) for i in range(4)] for t in range(3)]
+    return [m.attention(model, 0, vector, cache) for vector in vectors]
+
+
+def reads(m, x):
+    model, cache = tiny(m), {}
+    return [m.gpt(model, token, position, cache) for position, token in enumerate((4, 0, 1, 1))]
+
+
+def learns(m, x):
+    model = tiny(m)
+    for param in getattr(model, "parameters", list)():
+        param.grad = 7.0  # from an earlier run
+    said = printed_by(m.train, model, corpus_of(model))[1]
+    with mock.patch.object(m, "forward_backward", side_effect=KeyboardInterrupt, create=True):
+        for name in os.listdir("."):  # what a recipe has kept
+            os.remove(name)
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C in the first step
+            return state_of(model), said, printed_by(m.train, model, corpus_of(model))[1]
+    return state_of(model), said
+
+
+def goes_back(m, x):
+    model = tiny(m)
+    if hasattr(m, "start_worker"):  # recipe all cores: what its train does
+        m.start_worker(model, corpus_of(model))
+        m.workers = SerialPool()
+    found = [m.forward_backward(model, corpus_of(model), step) for step in (1, 2, 13)]
+    return found, {n: grads_of(*w) for n, w in model.weights.items()}
+
+
+def writes(m, x):
+    models = [tiny(m, spread) for spread in (2.0, 6.0)]
+    texts = [m.generate(model, prompt, temperature, random.Random(5)) for model in models
+             for prompt, temperature in (("", 0.5), ("a", 1.0), ("bad", 1.5), ("", 0.1))]
+    return texts, [attempt(m.generate, models[0], text) for text in ("abcab", "xyz")]
+
+
+def tells_the_story(m, x):
+    config = tiny(m, steps=14).config  # once around, and on
+    few = types.SimpleNamespace(**{**vars(config), "prompt": "a", "seed": 7, "temperature": 2.0})
+    bad = types.SimpleNamespace(**{**vars(few), "prompt": "q"})
+    said = []
+    for settings, docs in (
+        (config, TINY_DOCS + ["abcabcabc", "ab"]), (few, TINY_DOCS[:9]), (bad, TINY_DOCS)
+    ):
+        for name in os.listdir("."):  # what a recipe has kept
+            os.remove(name)
+        if hasattr(m, "START"):  # recipe fine-tuning: the model that it starts from
+            m.save(tiny(m), m.START)
+        pathlib.Path("docs.txt").write_text("\n".join(docs))
+        run = lambda: printed_by(m.run, settings)[1]
+        said.append(attempt(run) if settings is bad else run())
+    return said
+
+
+TEXTS = [b" anna\t\n\n  bob \r\nc\td", b"\xef\xbb\xbfab\n\xef\xbb\xbfcd", b"", b"ab\nc\xff", b"a\0"]
+PROBES = {  # definition: what it makes of some numbers, in the order of the lesson; x makes an input
+    "read_docs": lambda m, x: [read(m, text) for text in TEXTS],
+    "Tokenizer.__init__": lambda m, x: vars(m.Tokenizer(["emma", "ava", "b a"])),
+    "Tokenizer.encode": lambda m, x: [
+        *map(m.Tokenizer(["emma", "ava"]).encode, ["", "ava", "mmv"]),
+        attempt(m.Tokenizer(["emma"]).encode, "max"),
+    ],
+    "Tokenizer.decode": lambda m, x: m.Tokenizer(["emma", "ava"]).decode([4, 2, 0, 3, 4]),
+    "Value.__init__": lambda m, x: [m.Value(3).data, m.Value(3).grad],
+    "Value.__add__": lambda m, x: [x(0.7) + x(-1.2), x(0.7) + 2, 3 + x(0.4)],
+    "Value.__mul__": lambda m, x: [x(0.7) * x(-1.2), x(0.7) * 2, 3 * x(0.4)],
+    "Value.__pow__": lambda m, x: [x(0.7) ** 3, x(1.7) ** -0.5, x(-0.7) ** 2, x(0.3) ** 1],
+    "Value.exp": lambda m, x: [x(0.7).exp(), x(-1.7).exp()],
+    "Value.log": lambda m, x: [x(0.7).log(), x(1.7).log()],
+    "Value.relu": lambda m, x: [x(0.7).relu(), x(-0.7).relu()],
+    "Value.__neg__": lambda m, x: -x(0.7),
+    "Value.__sub__": lambda m, x: [x(0.7) - x(-1.2), x(0.7) - 2],
+    "Value.__rsub__": lambda m, x: 2 - x(0.7),
+    "Value.__truediv__": lambda m, x: [x(0.7) / x(-1.2), x(0.7) / 4],
+    "Value.__rtruediv__": lambda m, x: 2 / x(0.7),
+    "Value.__repr__": lambda m, x: repr(m.Value(2.0)),
+    "Value.backward": passes_back,
+    "to_value": lambda m, x: [m.to_value(x(0.7)), m.to_value(2)],
+    "dot": lambda m, x: [
+        m.dot([x(2.0), x(-1.0)], [x(0.5), x(3.0)]),
+        attempt(m.dot, [m.Value(1)] * 2, [m.Value(1)] * 3),
+    ],
+    "logsumexp": lambda m, x: [m.logsumexp([x(0.7), x(-1.2), x(2.1)]), m.logsumexp([x(900.0)])],
+    "Model.__init__": lambda m, x: [
+        state_of(m.Model(tiny(m, n_layer=2).config, m.Tokenizer(["abc"]), random.Random(1))),
+        attempt(tiny, m, 1, 0) if hasattr(m, "InputError") else "",
+        attempt(lambda: tiny(m, n_head=3) and 0),
+    ],
+    "Model.parameters": lambda m, x: numbers(tiny(m).parameters()),
+    "linear": lambda m, x: m.linear([x(0.6), x(-1.1)], [[x(1), x(2)], [x(3), x(-4)], [x(0), x(5)]]),
+    "add": lambda m, x: m.add([x(0.6), x(-1.1)], [x(1), x(2)]),
+    "softmax": lambda m, x: m.softmax([x(0.7), x(-1.2), x(2.1)]),
+    "rmsnorm": lambda m, x: m.rmsnorm([x(0.7), x(-1.2), x(2.1)]),
+    "activation": lambda m, x: [m.activation(x(0.7)), m.activation(x(-0.7)), m.activation(x(2.0))],
+    "attend": lambda m, x: m.attend(
+        [x(0.6), x(-1.1)],
+        [[x(1.7), x(0.4)], [x(-0.3), x(2.2)], [x(0.1), x(-0.8)]],
+        [[x(0.9), x(-0.8)], [x(1.3), x(-2.0)], [x(0.2), x(1.1)]],
+    ),
+    "attention": heads_of,
+    "mlp": lambda m, x: m.mlp(tiny(m), 0, [x(0.6), x(-1.1), x(1.7), x(0.4)]),
+    "embed": lambda m, x: [m.embed(tiny(m), 2, 1), m.embed(tiny(m), 0, 3)],
+    "row": lambda m, x: m.row(tiny(m), [4, 0, 1]),
+    "gpt": reads,
+    "cross_entropy": lambda m, x: m.cross_entropy([x(0.7), x(-1.2), x(2.1)], 1),
+    "document_loss": lambda m, x: [m.document_loss(tiny(m), t) for t in ([4, 0, 1, 2, 4], [4, 3])],
+    "Adam.__init__": lambda m, x: m.Adam([m.Value(1.0)] * 3) and 0,
+    "Adam.step": steps_of_adam,
+    "learning_rate_at": lambda m, x: [m.learning_rate_at(i, tiny(m).config) for i in (1, 2, 3)],
+    "forward_backward": goes_back,
+    "report": reports,
+    "train": learns,
+    "evaluate": lambda m, x: m.evaluate(tiny(m), corpus_of(tiny(m))[:4]),
+    "probabilities": lambda m, x: [
+        m.probabilities([x(0.7), x(-1.2), x(2.1)], temperature) for temperature in (0.5, 1, 3)
+    ],
+    "prompt_tokens": lambda m, x: [m.prompt_tokens(tiny(m), text) for text in ("", "cab")],
+    "generate": writes,
+    "run": tells_the_story,
+}
+
+
+def flat(found):
+    """Numbers, Values and words, however they are nested, in one list."""
+    if isinstance(found, dict):
+        found = [thing for pair in found.items() for thing in pair]
+    if isinstance(found, (list, tuple)):
+        return [thing for part in found for thing in flat(part)]
+    return [found]
+
+
+def plain(thing):
+    return getattr(thing, "data", thing)
+
+
+def slopes(ends, inputs):
+    """d (ends, each counted differently) / d input, by the local gradients, without backward."""
+    line, seen, stack = [], set(), [(end, False) for end in ends]
+    while stack:
+        value, placed = stack.pop()
+        if placed:
+            line.append(value)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            stack += [(value, True), *((source, False) for source in value.inputs)]
+    grads = collections.Counter()
+    for i, end in enumerate(ends):
+        grads[id(end)] += 1 + 0.3 * i
+    for value in reversed(line):
+        for source, local in itertools.zip_longest(value.inputs, value.local_grads, fillvalue=0.0):
+            grads[id(source)] += grads[id(value)] * local
+    return [grads[id(value)] for value in inputs]
+
+
+def observe(m, probe, as_values=True, nudged=None, by=0.0):
+    """What a probe makes of its inputs, one of which may be nudged: all of it, Values, inputs."""
+    inputs = []
+
+    def x(number):
+        number += by if len(inputs) == nudged else 0.0
+        inputs.append(m.Value(number) if as_values else number)
+        return inputs[-1]
+
+    found = flat(probe(m, x))
+    return found, [f for f in found if as_values and isinstance(f, m.Value)], inputs
+
+
+def nudge(m, probe):
+    """The first input whose slope is not what nudging says, and both numbers; or None."""
+    _, ends, inputs = observe(m, probe)
+    claimed = slopes(ends, inputs)
+    for i, slope in enumerate(claimed):
+        total = []
+        for by in (1e-5, -1e-5):
+            moved = numbers(observe(m, probe, True, i, by)[1])
+            total.append(sum((1 + 0.3 * k) * number for k, number in enumerate(moved)))
+        real = (total[0] - total[1]) / 2e-5
+        if not math.isclose(slope, real, rel_tol=1e-4, abs_tol=1e-5):
+            return f"its local gradients give {slope:.6g} for input {i + 1}, nudging it {real:.6g}"
+
+
+def same(a, b):
+    """Equal numbers up to rounding, or equal words; a text may have more lines, of a recipe."""
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(a, str) and isinstance(b, str) and "\n" in b:
+        lines = iter(a.split("\n"))
+        return all(line in lines for line in b.split("\n"))
+    return type(a) is type(b) and a == b
+
+
+def definitions(text):
+    """The functions and methods of a program: {name: its node}; the last of a name counts."""
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.pop(node.name, None)
+            found[node.name] = node
+        for inner in getattr(node, "body", ()) if isinstance(node, ast.ClassDef) else ():
+            if isinstance(inner, ast.FunctionDef):
+                found[f"{node.name}.{inner.name}"] = inner
+    return found
+
+
+SAFE = "itertools math collections re string operator functools os int float len range".split()
+
+
+def defined_by(path, text):
+    """A module with the definitions of a file, which does nothing else."""
+    tree, name = ast.parse(text, path), f"checked_{abs(hash(text))}"
+    module = types.ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module
+    for node in tree.body:
+        calls = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
+        roots = [re.match(r"\w*", ast.dump(call)[ast.dump(call).find("id='") + 4 :])[0] for call in calls]
+        quiet = isinstance(node, (ast.Assign, ast.AnnAssign)) and set(roots) <= set(SAFE)
+        kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+        if isinstance(node, kinds) or quiet:
+            with contextlib.suppress(NameError, AttributeError) if quiet else contextlib.suppress():
+                exec(compile(ast.Module([node], []), str(path), "exec"), vars(module))
+    return module
+
+
+class Endless(BaseException):
+    pass
+
+
+def limited(function, *args):
+    """What it returns. Raises Endless after LIMIT seconds, also in a loop that never ends."""
+    late = []
+
+    def ring():
+        late.append(1)
+        _thread.interrupt_main()
+
+    timer = threading.Timer(LIMIT, ring)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer.start()
+    try:
+        return function(*args)
+    except KeyboardInterrupt:
+        if late:
+            raise Endless from None
+        raise
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def line_of_error(error, path):
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+def verdict(m, ref, name, path):
+    """right, differs or wrong; the sentence that says why; the line of an error, if it raised."""
+    probe = PROBES[name]
+    expected, as_values = expected_of(ref, name)
+    try:
+        found, ends, inputs = limited(observe, m, probe, as_values)
+        found = [plain(thing) for thing in found]
+        if ends and inputs and hasattr(ends[0], "local_grads"):
+            wrong = limited(nudge, m, probe)
+            if wrong:
+                return "wrong", wrong, None
+    except Endless:
+        return "wrong", f"it does not end within {LIMIT} seconds", None
+    except Exception as error:
+        if expected is None:
+            return None, "", None
+        words = f"{type(error).__name__}: {error}"
+        empty = isinstance(error, NotImplementedError)
+        return "wrong", "still to be written" if empty else words, line_of_error(error, path)
+    if expected is None:
+        return "right", "", None
+    for a, b in itertools.zip_longest(found, expected):
+        if not same(a, b) and name == "Value.backward":
+            return "wrong", f"backward() gives a slope of {a}, nudging {b}", None
+        if not same(a, b):
+            return "differs", f"it gives {shortly(a, b)}, {ref.__name__} {shortly(b, a)}", None
+    return "right", "", None
+
+
+def shortly(thing, other):
+    """A number, or the first line of a text that the other text does not have there."""
+    if isinstance(thing, str) and isinstance(other, str):
+        pairs = itertools.zip_longest(thing.splitlines(), other.splitlines(), fillvalue="")
+        thing = next((a for a, b in pairs if a != b), thing)
+    return f"{thing:.6g}" if isinstance(thing, float) else repr(thing)[:70]
+
+
+def own_slopes(m, name):
+    """Is a method or a function of one's own, from Values to Values, right? None if it is neither."""
+    holder, _, method = name.rpartition(".")
+    if holder == "Value":
+        tries = [lambda m, x: [getattr(x(p), method)() for p in (0.7, 1.6, 0.3)]]
+    elif holder:
+        return None
+    else:
+        calls = [lambda x: [x(0.7)], lambda x: [[x(p) for p in POINTS[:4]]]]
+        calls += [lambda x: [x(0.7), x(1.6)], lambda x: [[x(0.6), x(1.7)], [x(0.4), x(-0.3)]]]
+        tries = [lambda m, x, call=call: getattr(m, name)(*call(x)) for call in calls]
+    for probe in tries:
+        with contextlib.suppress(Exception, Endless):
+            found, ends, inputs = limited(observe, m, probe)
+            if ends and ends != inputs:
+                wrong = limited(nudge, m, probe)
+                known = getattr(math, method, None)
+                if holder and known and not wrong:
+                    right = [known(p) for p in (0.7, 1.6, 0.3)]
+                    if not all(map(same, numbers(ends), right)):
+                        return "differs", f"it gives {shortly(numbers(ends)[0], 0.0)}, math.{method} {right[0]:.6g}"
+                return ("wrong", wrong) if wrong else ("right", "")
+
+
+def weight_slopes(m, name):
+    """backward() against nudging for some weights of a matrix: None, or what is wrong."""
+    model = tiny(m)
+    tokens = corpus_of(model)[0]
+    m.document_loss(model, tokens).backward()
+    row = max(model.weights[name], key=lambda row: max(abs(param.grad) for param in row))
+    for param in sorted(row, key=lambda param: -abs(param.grad))[:2]:
+        middle, ends = param.data, []
+        for param.data in (middle + 1e-5, middle - 1e-5, middle):
+            ends.append(m.document_loss(model, tokens).data)
+        real = (ends[0] - ends[1]) / 2e-5
+        if not math.isclose(param.grad, real, rel_tol=1e-4, abs_tol=1e-6):
+            return f"backward() says {param.grad:.6g} for one of its weights, nudging it {real:.6g}"
+
+
+def statements(node):
+    """(line, what it says) of each statement in a definition; local names are numbered."""
+    node = copy.deepcopy(node)
+    local = [n.arg for n in ast.walk(node) if isinstance(n, ast.arg)]
+    local += [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    numbered = {name: f"local {i}" for i, name in enumerate(dict.fromkeys(local))}
+    found = []
+
+    def walk(node):
+        inside = []
+        for part in ("body", "orelse", "finalbody", "handlers"):
+            inside += getattr(node, part, None) or [] if isinstance(getattr(node, part, []), list) else []
+            if isinstance(getattr(node, part, None), list):
+                setattr(node, part, [])
+        if not isinstance(node, ast.Module):
+            for n in ast.walk(node):
+                for field in ("id", "arg"):
+                    if hasattr(n, field):
+                        setattr(n, field, numbered.get(getattr(n, field), getattr(n, field)))
+            found.append((getattr(node, "lineno", 0), ast.dump(node)))
+        for inner in inside:
+            if not (isinstance(inner, ast.Expr) and isinstance(inner.value, (ast.Constant, ast.Str))):
+                walk(inner)
+
+    walk(node)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def parted(text):
+    """The definitions of a program, its class config and what else it does, each as statements."""
+    tree = ast.parse(text)
+    parts = {name: statements(node) for name, node in definitions(text).items()
+             if isinstance(node, ast.FunctionDef)}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == "config":
+            parts["config"] = sorted(statements(node), key=lambda line: line[1])
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    tree.body = [node for node in tree.body if not isinstance(node, kinds)]
+    parts["the last lines"] = statements(tree)
+    return parts
+
+
+def difference(mine, theirs):
+    """The lines of the first statements that differ, in both; 0 where there is none."""
+    for a, b in itertools.zip_longest(mine, theirs, fillvalue=(0, "")):
+        if a[1] != b[1]:
+            return a[0], b[0]
+    return None
+
+
+def likeliest(text):
+    """The stage that a file is, or microgpt.py: the one that shares most statements with it."""
+    if "HYPERPARAMETERS" in text:
+        return "microgpt.py"
+    said = lambda text: collections.Counter(w for part in parted(text).values() for _, w in part)
+    mine, scores, names = said(text), {}, set(parted(text))
+    for name in STAGES:
+        theirs = said(stage(name))
+        shared = sum((mine & theirs).values()) / (sum(mine.values()) + sum(theirs.values()))
+        scores[name] = len(names & set(parted(stage(name)))), shared
+    return max(scores, key=scores.get)
+
+
+def check(path, name=None):
+    """Say of each definition in a file whether it is right; return the exit status."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+        mine = parted(text)
+    except (OSError, ValueError, SyntaxError) as error:
+        where = f", line {error.lineno}" if getattr(error, "lineno", None) else ""
+        refuse(f"{path}{where}: {getattr(error, 'strerror', None) or getattr(error, 'msg', error)}")
+    name = name or likeliest(text)
+    if name not in (*STAGES, "microgpt.py"):
+        refuse(f"no stage {name!r}, only {', '.join(STAGES)}")
+    theirs = SOURCE if name == "microgpt.py" else stage(name)
+    label = name if name == "microgpt.py" else f"stage {name}"
+    print(f"{path}, compared with {label}")
+    stack = contextlib.ExitStack()
+    with stack:
+        stack.enter_context(in_folder(stack.enter_context(tempfile.TemporaryDirectory())))
+        ticks = itertools.count()
+        for patch in (
+            mock.patch.object(time, "perf_counter", lambda: next(ticks) / 4),
+            mock.patch.object(multiprocessing, "Pool", SerialPool),
+            mock.patch.object(sys, "stdin", io.StringIO()),
+        ):
+            stack.enter_context(patch)
+        return told(path, text, theirs, label, mine, judged(path, text, theirs, label, mine))
+
+
+@functools.lru_cache(maxsize=None)
+def reference(label, text):
+    module = defined_by(label, text)
+    module.__name__ = label
+    return module
+
+
+@functools.lru_cache(maxsize=None)
+def expected_of(ref, name):
+    """What the reference makes of a probe, of Values or, in early stages, of numbers; and which."""
+    for as_values in (True, False):
+        try:
+            return [plain(thing) for thing in observe(ref, PROBES[name], as_values)[0]], as_values
+        except Exception:
+            pass
+    return None, True
+
+
+def judged(path, text, theirs, label, mine):
+    """(definition, right or differs or wrong, why, line of an error), in the order of the lesson."""
+    whole, ref = reference("microgpt.py", SOURCE), reference(label, theirs)
+    try:
+        m = limited(defined_by, path, text)
+    except (Exception, Endless) as error:
+        yield "the file", "wrong", f"{type(error).__name__}: {error}", line_of_error(error, path)
+        return
+    there = parted(theirs)
+    for name in [*PROBES, *(name for name in mine if name not in PROBES)]:
+        outcome = None, "", None
+        if name not in mine or name == "the last lines" and label == "microgpt.py":
+            continue
+        if name in PROBES:
+            outcome = verdict(m, ref if name in there else whole, name, path)
+        elif name in there:
+            apart = difference(mine[name], there[name])
+            outcome = ("differs", "it has another line", None) if apart else ("right", "", None)
+        else:
+            outcome = (*(own_slopes(m, name) or (None, "")), None)
+        if outcome[0]:
+            yield (name, *outcome)
+    with contextlib.suppress(Exception, Endless):
+        for name in limited(tiny, m).weights if hasattr(m, "document_loss") else ():
+            try:
+                wrong = limited(weight_slopes, m, name)
+            except (Exception, Endless) as error:
+                wrong = f"{type(error).__name__}: {error}"
+            yield f"the gradient of {name}", "wrong" if wrong else "right", wrong, None
+
+
+def told(path, text, theirs, label, mine, results):
+    """Print the results, and where to begin; return the exit status."""
+    counts, first = collections.Counter(), None
+    for name, outcome, why, number in results:
+        print(f"{outcome:8} {name:32} {why or ''}".rstrip(), flush=True)
+        counts[outcome] += 1
+        if outcome == "right" or first:
+            continue
+        first, source = name, theirs if name in parted(theirs) else SOURCE
+        apart = difference(mine.get(name, []), parted(source).get(name, [])) or (0, 0)
+        if why == "still to be written":
+            apart = apart[0], 0
+        for where, lines, line in (("your", text, number or apart[0]), (f"{label}'s", source, apart[1])):
+            if line and (name in parted(source) or where == "your"):
+                print(f"{'':8} {where} line {line}: {lines.splitlines()[line - 1].strip()}")
+    found = ", ".join(f"{counts[word]} {word}" for word in ("right", "differs", "wrong") if counts[word])
+    print(f"{found or 'no definition that can be checked'}")
+    if first:
+        print(f"begin with {first}: what follows may only suffer from it")
+    return int(bool(counts["wrong"] or label != "microgpt.py" and counts["differs"]))
+
+
+def refuse(message):
+    """End with one line and exit status 2."""
+    print(f"test_microgpt.py: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+BUGS = (  # for --bug N: the definition, its text, and what stands there instead
+    ("attention", "values.append(value[start:end])", "values.append(key[start:end])"),
+    ("attend", "dot(query, key) / len(query) ** 0.5", "dot(query, key)"),
+    ("Adam.step", "m_hat = self.m[i] / unbias1", "m_hat = self.m[i]"),
+    ("embed", '["wpe"][position]', '["wpe"][0]'),
+    ("document_loss", "enumerate(tokens[1:])", "enumerate(tokens[:-1])"),
+    ("run", "train(model, trained)", "train(model, held_out)"),
+    ("Value.__mul__", "[other.data, self.data])", "[self.data, other.data])"),
+    ("Value.relu", "[self.data > 0])", "[1.0])"),
+    ("Value.__pow__", "[n * self.data ** (n - 1)]", "[self.data ** (n - 1)]"),
+    ("Value.backward", "source.grad += local_grad", "source.grad = local_grad"),
+    ("Value.backward", "for value in reversed(line)", "for value in line"),
+    ("dot", "b_data + a_data)", "a_data + b_data)"),
+    ("logsumexp", "[e / total for e in exps]", "exps"),
+    ("rmsnorm", "(dot(x, x) / len(x)", "(dot(x, x).data / len(x)"),
+    ("gpt", "x = add(x, attention(model, layer, rmsnorm(x), cache))",
+     "x = attention(model, layer, rmsnorm(x), cache)"),
+    ("mlp", "[activation(xi) for xi in linear(", "[xi for xi in linear("),
+    ("train", "param.grad = 0.0", "pass"),
+    ("learning_rate_at", "(1 - (step - 1) / config.steps)", "step / config.steps"),
+    ("Adam.step", "(1 - beta2) * param.grad**2", "(1 - beta2) * abs(param.grad)"),
+    ("attention", "heads += attend(query[start:end],", "heads += attend(query[:head_dim],"),
+    ("probabilities", "logit / max(temperature, 1e-100)", "logit * temperature"),
+    ("generate", "gpt(model, tokens[position], position, cache)",
+     "gpt(model, tokens[position], 0, cache)"),
+    ("Tokenizer.encode", "return tokens + [self.bos]", "return tokens"),
+    ("forward_backward", "corpus[(step - 1) % len(corpus)]", "corpus[step % 10]"),
+    ("document_loss", "return sum(losses) / len(losses)", "return losses[-1]"),
+    ("softmax", "[(xi - log_total).exp() for xi in x]",
+     "[Value((xi - log_total).exp().data) for xi in x]"),
+    ("cross_entropy", "logsumexp(logits) - logits[target]", "-softmax(logits)[target]"),
+    ("Model.__init__", "rng.gauss(0, 0.08)", "abs(rng.gauss(0, 0.08))"),
+)
+
+
+def with_bug(number):
+    """microgpt.py with that bug of BUGS, counted from 1."""
+    name, old, new = BUGS[number - 1]
+    node = definitions(SOURCE)[name]
+    lines = SOURCE.splitlines(keepends=True)
+    inside = "".join(lines[node.lineno - 1 : node.end_lineno])
+    assert inside.count(old) == 1, (name, old)
+    lines[node.lineno - 1 : node.end_lineno] = [inside.replace(old, new)]
+    return "".join(lines)
+
+
+def bug(number, path=None):
+    if not number.isdecimal() or not 1 <= int(number) <= len(BUGS):
+        refuse(f"the bugs are numbered from 1 to {len(BUGS)}, {number!r} is none")
+    out(with_bug(int(number)), path)
+
+
+def out(text, path):
+    """Print a text, or write it to a new file."""
+    print(text, end="") if path is None else write_new(path, text)
+
+
+def holes(name, path=None):
+    """A stage with the bodies of the definitions that are new in it left to be written."""
+    if name not in STAGES:
+        refuse(f"no stage {name!r}, only {', '.join(STAGES)}")
+    text = stage(name)
+    lines, known = text.splitlines(), parted("".join(map(stage, built_on(name)[-2:-1])))
+    docs = {key: ast.get_docstring(node, False) for key, node in definitions(SOURCE).items()}
+    for key, node in definitions(text).items():
+        if key not in known and isinstance(node, ast.FunctionDef):
+            start, margin = node.body[0].lineno, " " * (node.col_offset + 4)
+            if start == node.lineno:  # all in one line
+                head = lines[start - 1].split(": ")[0]
+                lines[start - 1] = f"{head}: raise NotImplementedError"
+                continue
+            said = [f'{margin}"""{docs[key]}"""'] if docs.get(key) else []
+            emptied = "\n".join([*said, f"{margin}raise NotImplementedError"])
+            lines[start - 1 : node.end_lineno] = [emptied] + [None] * (node.end_lineno - start)
+    out("\n".join(line for line in lines if line is not None) + "\n", path)
+
+
+# --- Is it better? -------------------------------------------------------------------------------
+
+MEASURED = """
+import gc, sys, time, types
+path, argv = sys.argv[1], sys.argv[2:]
+module = sys.modules["__main__"]
+module.__file__, source = path, open(path, encoding="utf-8").read()
+sys.argv = [path, *argv]
+vars(module)["__name__"] = "compared"
+exec(compile(source, path, "exec"), vars(module))
+gc.disable()
+train = module.train
+def timed(*args):
+    start = time.process_time()
+    train(*args)
+    print("seconds of training:", time.process_time() - start)
+module.train = timed
+module.main(argv)
+"""
+
+
+def measured(path, seed, flags, folder):
+    """The held-out loss, the number of weights and the seconds of a training."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(path), *flags, "--seed", str(seed), "--samples", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", cwd=folder,
+    )
+    found = [re.search(rf"(?m)^{words} ([\d.e-]+)", done.stdout)
+             for words in ("held-out loss", "num params:", "seconds of training:")]
+    if done.returncode or not all(found):
+        words = done.stderr.strip().splitlines() or ["it prints no held-out loss"]
+        raise ValueError(f"{path} with --seed {seed}: {words[-1]}")
+    return [float(match[1]) for match in found]
+
+
+def judgement(differences):
+    """Better, worse, or not to be told: the mean, its standard error, and the word."""
+    mean = statistics.mean(differences)
+    error = statistics.stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else math.inf
+    if not any(differences):
+        return mean, error, "the same"
+    word = "cannot tell" if abs(mean) <= 3 * error else "better" if mean < 0 else "worse"
+    return mean, error, word
+
+
+def code_tokens(text):
+    """How many tokens of code there are to read; an f-string is one."""
+    layout = "NL NEWLINE INDENT DEDENT COMMENT ENCODING ENDMARKER".split()
+    count = inside = 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = tokenize.tok_name[token.type]
+        inside += (kind == "FSTRING_START") - (kind == "FSTRING_END")  # from Python 3.12 on
+        if not inside and kind not in layout and not token.string.startswith('"""'):
+            count += 1
+    return count
+
+
+def compare(*argv):
+    """Train two programs with the same seeds and say whether the first is better."""
+    programs = [pathlib.Path(word) for word in itertools.takewhile(lambda w: w.endswith(".py"), argv)]
+    flags, count = list(argv[len(programs) :]), 5
+    if "--seeds" in flags:
+        at = flags.index("--seeds")
+        number = flags[at + 1 : at + 2] or [""]
+        if not re.fullmatch("[1-9][0-9]?", number[0]):
+            refuse("--seeds takes a number from 1 to 99")
+        count = int(number[0])
+        del flags[at : at + 2]
+    if not 1 <= len(programs) <= 2:
+        refuse("--compare takes one or two programs, FILE.py, and then microgpt.py's own flags")
+    programs = [path.resolve() for path in programs] + [HERE / "microgpt.py"] * (2 - len(programs))
+    for path in programs:
+        try:
+            if "main" not in definitions(path.read_text(encoding="utf-8")):
+                refuse(f"{path} has no main")
+        except (OSError, ValueError, SyntaxError) as error:
+            refuse(f"{path}: {getattr(error, 'strerror', None) or error}")
+    data = [os.path.abspath(word) if os.path.exists(word) else word for word in flags]
+    if not any(map(os.path.exists, data)):
+        data = [str(HERE / "names.txt"), *flags]
+    jobs = [(path, seed) for seed in range(1, count + 1) for path in programs]
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            waiting = {pool.submit(measured, path, seed, data, folder): (i, path, seed)
+                       for i, (path, seed) in enumerate(jobs)}
+            for done in concurrent.futures.as_completed(waiting):
+                i, path, seed = waiting[done]
+                try:
+                    results[i] = done.result()
+                except ValueError as error:
+                    for other in waiting:
+                        other.cancel()
+                    refuse(str(error))
+                print(f"{len(results)} of {len(jobs)} trained", end="\r", file=sys.stderr)
+    rows = [results[i] for i in range(len(jobs))]
+    losses = [[row[0] for row in rows[i::2]] for i in (0, 1)]
+    table = [("", *(path.name for path in programs))]
+    table += [(f"seed {i + 1}", f"{a:.4f}", f"{b:.4f}") for i, (a, b) in enumerate(zip(*losses))]
+    table.append(("tokens of code", *(code_tokens(path.read_text("utf-8")) for path in programs)))
+    table.append(("weights", *(int(row[1]) for row in rows[:2])))
+    for name, a, b in table:
+        print(f"{name:16}{a:>16}{b:>16}")
+    mean, error, word = judgement([a - b for a, b in zip(*losses)])
+    times = statistics.median(a[2] / b[2] for a, b in zip(rows[::2], rows[1::2]) if b[2]) if rows[1][2] else 1
+    print(f"CPU time a step  {times:.2f} times {programs[1].name}'s")
+    print(f"held-out loss    {mean:+.4f} on average, standard error {error:.4f}: {word}")
+
+
+class TestYourOwnFile(Facts):
+    """--check, --bug, --holes and --compare: what is proved about a file that someone typed."""
+
+    def judged(self, text, *name):
+        """The exit status of --check, its lines, and the words that each begins with."""
+        status, printed = self.quiet(check, str(self.file(text, "mine.py")), *name)
+        return status, printed.splitlines(), re.findall(r"(?m)^(differs|wrong) +(.{32})", printed)
+
+    def first(self, text):
+        """The first definition that is not right, and what is said of it."""
+        path = str(self.file(text, "mine.py"))
+        label = likeliest(text)
+        theirs = SOURCE if label == "microgpt.py" else stage(label)
+        with in_folder(self.folder):
+            for name, outcome, why, _ in judged(path, text, theirs, label, parted(text)):
+                if outcome != "right":
+                    return name, outcome, why
+
+    def test_what_is_right_has_nothing_wrong_in_any_spelling(self):
+        names = re.sub(r"\bquery\b", "q", SOURCE).replace("head_dim", "size").replace("losses", "ls")
+        half = stage("8").split("def gpt")[0]
+        quotes = SOURCE.replace('("")', "('')").replace('"attn_wq"', "'attn_wq'")
+        for text in (SOURCE, names, quotes, half):
+            status, lines, found = self.judged(text)
+            self.assertEqual((status, found), (0, []), lines)
+        for name in ("1", "3+", "4", "7b", "9b"):
+            status, lines, found = self.judged(stage(name))
+            label = "9a" if name == "9b" else name
+            self.assertRegex(lines[0], f"compared with stage {name}$")
+            self.assertEqual((status, found), (0, []), lines)
+
+    def test_recipes_have_nothing_wrong_and_differ_in_what_they_change(self):
+        changed = {"gradients": "", "draw": "", "save and load": "", "warm-up": "learning_rate_at",
+                   "top-p": "probabilities", "LayerNorm": "Model.__init__", "dropout": "forward"}
+        for name, begins in changed.items():
+            status, lines, found = self.judged(pasted(name))
+            self.assertEqual((status, [word for word, _ in found if word == "wrong"]), (0, []), name)
+            self.assertTrue(found[0][1].startswith(begins) if begins else not found, (name, found))
+
+    def test_each_bug_is_named_first(self):
+        self.assertGreaterEqual(len(BUGS), 25)
+        for number, (name, _, new) in enumerate(BUGS, 1):
+            found = self.first(with_bug(number))
+            self.assertEqual(found[0], name, (number, new, found))
+
+    def test_slips_in_a_stage_are_named_first(self):
+        for name, old, new, where, outcome in (
+            ("2", "e / sum(exps)", "e / len(exps)", "softmax", "differs"),
+            ("2", "[target] += 1", "[token] += 1", "train", "differs"),
+            ("4", "    __radd__ = __add__\n", "", "Value.__add__", "wrong"),
+            ("4", "stack.pop()", "len(stack)", "Value.backward", "wrong"),
+            ("5", "b_data + a_data", "a_data + b_data", "dot", "wrong"),
+            ("6", "    loss.backward()\n", "", "forward_backward", "differs"),
+            ("6", "learning_rate = 0.3", "learning_rate = 0.03", "config", "differs"),
+            ("7c", "self.t += 1", "self.t = 1", "Adam.step", "differs"),
+            ("9a", "values.append(value", "values.append(vlaue", "attention", "wrong"),
+        ):
+            self.assertIn(old, stage(name))
+            found = self.first(stage(name).replace(old, new, 1))
+            self.assertEqual(found[:2], (where, outcome), found)
+
+    def test_it_says_where_and_why(self):
+        status, lines, _ = self.judged(SOURCE.replace("** -0.5  #", "** -1.5  #"))
+        line = next(i for i, text in enumerate(SOURCE.splitlines(), 1) if "** -0.5" in text)
+        told = "\n".join(lines)
+        self.assertIn(f"\n         your line {line}: scale = (dot(x, x) / len(x) + 1e-5) ** -1.5", told)
+        self.assertIn(f"\n         microgpt.py's line {line}: scale = ", told)
+        self.assertIn("\nbegin with rmsnorm: what follows may only suffer from it", told)
+        status, lines, found = self.judged(with_bug(9))
+        self.assertEqual((status, found[0][0]), (1, "wrong"))
+        self.assertIn("its local gradients give 0.49 for input 1, nudging it 1.47", "\n".join(lines))
+        status, lines, found = self.judged(stage("7a").replace("** -0.5", "** -0.4"))
+        self.assertEqual((status, found[0][0]), (1, "differs"))  # a stage is to be as it is
+        self.assertEqual(self.judged(SOURCE.replace("** -0.5", "** -0.4"))[0], 0)  # a change
+
+    def test_what_microgpt_has_not_is_nudged_too(self):
+        own = '''
+def bent(x):
+    return [xi.relu() * xi for xi in x]
+
+def detached(x, y):
+    return Value((x * y).data, (x, y), (y.data, 1.0))
+'''
+        tanh = '''
+    def tanh(self):
+        t = math.tanh(self.data)
+        return Value(t, (self,), (1 - {},))
+
+    def sqrt(self):
+        return self ** 0.25
+
+    def __neg__'''
+        for slope, outcome in (("t**2", "right"), ("t", "wrong")):
+            text = SOURCE.replace("\n    def __neg__", tanh.format(slope), 1)
+            text = text.replace("\n# --- 3.", own + "\n# --- 3.")
+            told = "\n".join(self.judged(text)[1])
+            self.assertRegex(told, rf"(?m)^{outcome} +Value.tanh")
+            self.assertRegex(told, r"(?m)^differs +Value.sqrt +it gives .*, math.sqrt ")
+            self.assertRegex(told, r"(?m)^right +bent$")
+            self.assertRegex(told, r"(?m)^wrong +detached +its local .* input 2, ")
+
+    def test_it_runs_nothing_else_and_always_ends(self):
+        text = SOURCE.replace('if __name__ == "__main__":', "print('a cell')\nmodel = main()\nif 0:")
+        with mock.patch.object(sys, "stdin", None):
+            status, lines, found = self.judged(text + "\nopen('left', 'w').close()\ninput()\n")
+        self.assertEqual((status, found, os.listdir(self.folder)), (0, [], ["mine.py"]))
+        self.assertNotIn("a cell", lines)
+        endless = SOURCE.replace("        stack.pop()\n", "        pass\n").replace("pop()\n", "pop()\n")
+        with mock.patch(f"{__name__}.LIMIT", 0.5):
+            found = self.first(SOURCE.replace("                stack.pop()\n", ""))
+        self.assertEqual(found[:2], ("Value.backward", "wrong"))
+        self.assertIn("does not end within", found[2])
+        self.assertEqual(self.first("import nothing_of_that_name\n" + SOURCE)[:2], ("the file", "wrong"))
+
+    def test_holes_filled_in_are_the_stage_and_say_that_they_are_empty(self):
+        for name in STAGES:
+            text = self.quiet(holes, name)[1]
+            if "raise NotImplementedError" not in text:
+                continue
+            whole, known = definitions(stage(name)), definitions(text)
+            self.assertEqual(list(whole), list(known), name)
+            for key, node in definitions(text).items():
+                empty = isinstance(node, ast.FunctionDef) and "NotImplemented" in ast.dump(node)
+                if isinstance(node, ast.FunctionDef) and not empty:
+                    self.assertEqual(parted(text)[key], parted(text)[key], name)
+                if empty:  # nothing but the docstring is left
+                    self.assertLessEqual(len(node.body), 2, (name, key))
+                    self.assertEqual(ast.dump(node.args), ast.dump(whole[key].args))
+        name, outcome, why = self.first(self.quiet(holes, "5")[1])
+        self.assertEqual((outcome, why), ("wrong", "still to be written"))
+
+    def test_better_worse_or_luck(self):
+        for differences, word in (
+            ([-0.03, -0.02, -0.04, -0.03, -0.03], "better"),
+            ([0.03, 0.02, 0.04, 0.03, 0.03], "worse"),
+            ([-0.03, 0.02, 0.04, -0.03, 0.01], "cannot tell"),
+            ([0.0, 0.0], "the same"),
+            ([-0.5], "cannot tell"),
+        ):
+            self.assertEqual(judgement(differences)[2], word)
+        mean, error, _ = judgement([1.0, 2.0, 3.0, 6.0])
+        self.assert_near(mean, 3.0, 1e-12)
+        self.assert_near(error, (14 / 3) ** 0.5 / 2, 1e-12)
+
+    def test_two_programs_are_trained_side_by_side(self):
+        mine = self.file(SOURCE.replace("return x.relu() ** 2", "return x"), "mine.py")
+        flags = [self.file(TEXT), "--seeds", 2, "--steps", 4, "--n-embd", 4]
+        done = python(HERE / "test_microgpt.py", "--compare", mine, *flags, cwd=self.folder)
+        lines = done.stdout.splitlines()
+        self.assertEqual([line.split()[0] for line in lines], "mine.py seed seed tokens weights CPU held-out".split())
+        losses = [[float(x) for x in line.split()[2:]] for line in lines[1:3]]
+        for seed, (_, theirs) in enumerate(losses, 1):
+            argv = [flags[0], "--steps", 4, "--n-embd", 4, "--samples", 0, "--seed", seed]
+            self.assertIn(f"held-out loss {theirs:.4f},", self.main(microgpt, *argv)[1])
+        mean, error, word = judgement([a - b for a, b in losses])
+        self.assertEqual(lines[-1].split(maxsplit=2)[2], f"{mean:+.4f} on average, standard error {error:.4f}: {word}")
+        self.assertEqual(int(lines[3].split()[-1]), code_tokens(SOURCE))
+        self.assertEqual(os.listdir(self.folder), os.listdir(self.folder))
+
+    def test_what_a_command_cannot_use_is_one_line(self):
+        there = self.file("a = 1\n", "there.py")
+        bad = self.file("a = 1\nb = (\n", "bad.py")
+        for words, line in (
+            ("--check", r"--check takes FILE \[STAGE\]"),
+            ("--check missing.py", "missing.py: No such file or directory"),
+            (f"--check {bad}", r".*bad.py, line 2: .*"),
+            (f"--check {there} 11", "no stage '11', only 1, 2, .*"),
+            ("--bug 99", r"the bugs are numbered from 1 to \d+, '99' is none"),
+            ("--bug x", ".*'x' is none"),
+            (f"--bug 1 {there}", ".*there.py: File exists"),
+            ("--holes 12", "no stage '12', only .*"),
+            ("--stage 12", "no stage '12', only .*"),
+            (f"--compare {there}", ".*there.py has no main"),
+            ("--compare --seeds 0", "--seeds takes a number from 1 to 99"),
+            ("--compare --steps 3", "--compare takes one or two programs, .*"),
+            ("--notebook", "--notebook takes FILE.ipynb"),
+        ):
+            line = rf"test_microgpt\.py: error: {line}"
+            self.assert_exits(2, line, main, words.split())
+        self.assertEqual(there.read_text(), "a = 1\n")
+        helped = self.quiet(main, ["--help"])[1]
+        for name in COMMANDS:
+            self.assertIn(f"python test_microgpt.py {name}", helped)
+
+
 LETTERS = ["abcdefghijklmnopqrstuvwxyz"]
 
 
@@ -2979,21 +3966,50 @@ def benchmark():
     benchmark_growth()
 
 
-if __name__ == "__main__":
-    if "--benchmark" in sys.argv[1:]:
-        benchmark()
-    elif "--stages" in sys.argv[1:]:
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copy(HERE / "names.txt", folder)
-            plan(folder)
-    elif sys.argv[1:2] == ["--stage"] and len(sys.argv) in (3, 4):
-        if sys.argv[2] not in STAGES:
-            sys.exit(f"test_microgpt.py --stage: name one of {', '.join(STAGES)}")
-        text = stage(sys.argv[2])
-        print(text, end="") if len(sys.argv) == 3 else write_new(sys.argv[3], text)
-    elif sys.argv[1:2] == ["--notebook"] and len(sys.argv) == 3:
-        notebook(sys.argv[2])
-    elif sys.argv[1:2] == ["--write"]:
-        write(*sys.argv[2:])
+def stages():
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(HERE / "names.txt", folder)
+        plan(folder)
+
+
+def show_stage(name, path=None):
+    if name not in STAGES:
+        refuse(f"no stage {name!r}, only {', '.join(STAGES)}")
+    out(stage(name), path)
+
+
+COMMANDS = {  # name: what it takes, what does it, in words
+    "--check": ("FILE [STAGE]", check, "say of each definition whether it is right"),
+    "--compare": ("FILE [FILE] [--seeds 5]", compare, "train with several seeds: is it better?"),
+    "--bug": ("N [FILE]", bug, f"microgpt.py with a bug to be found, N from 1 to {len(BUGS)}"),
+    "--holes": ("STAGE [FILE]", holes, "a stage in which the new parts are yours to write"),
+    "--stage": ("STAGE [FILE]", show_stage, f"one of {' '.join(STAGES)}"),
+    "--stages": ("", stages, "run the class and print its plan (three to ten minutes)"),
+    "--notebook": ("FILE.ipynb", notebook, "write the class as a notebook"),
+    "--write": ("FILE.py RECIPES", write, "microgpt.py with recipes; or a script: numpy_gpt.py"),
+    "--benchmark": ("", benchmark, "measure it against the plain engine (two minutes)"),
+}
+
+
+def main(argv):
+    """The command of COMMANDS that argv asks for, or the tests."""
+    if set(argv) & {"-h", "--help"}:
+        print("python test_microgpt.py [TEST]".ljust(60) + "prove all of it, or TestModel (a minute)")
+        for name, (takes, _, words) in COMMANDS.items():
+            print(f"python test_microgpt.py {name} {takes}".ljust(60) + words)
+    elif argv[:1] and argv[0] in COMMANDS:
+        takes, command, _ = COMMANDS[argv[0]]
+        try:
+            inspect.signature(command).bind(*argv[1:])
+        except TypeError:
+            refuse(f"{argv[0]} takes {takes or 'nothing'}")
+        try:
+            return command(*argv[1:])
+        except BrokenPipeError:  # as with `| head`
+            sys.stdout = None
     else:
         unittest.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
