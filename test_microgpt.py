@@ -3334,7 +3334,7 @@ def judged(path, text, theirs, label, mine):
     there = parted(theirs)
     for name in [*PROBES, *(name for name in mine if name not in PROBES)]:
         outcome = None, "", None
-        if name not in mine or name == "the last lines" and label == "microgpt.py":
+        if not mine.get(name) or name == "the last lines" and label == "microgpt.py":
             continue
         if name in PROBES:
             outcome = verdict(m, ref if name in there else whole, name, path)
@@ -3470,10 +3470,10 @@ sys.argv = [path, *argv]
 vars(module)["__name__"] = "compared"
 exec(compile(source, path, "exec"), vars(module))
 gc.disable()
-train = module.train
+untimed = module.train
 def timed(*args):
     start = time.process_time()
-    train(*args)
+    untimed(*args)
     print("seconds of training:", time.process_time() - start)
 module.train = timed
 module.main(argv)
@@ -3596,7 +3596,7 @@ class TestYourOwnFile(Facts):
         for name in ("1", "3+", "4", "7b", "9b"):
             status, lines, found = self.judged(stage(name))
             label = "9a" if name == "9b" else name
-            self.assertRegex(lines[0], f"compared with stage {name}$")
+            self.assertRegex(lines[0], re.escape(f"compared with stage {name}") + "$")
             self.assertEqual((status, found), (0, []), lines)
 
     def test_recipes_have_nothing_wrong_and_differ_in_what_they_change(self):
