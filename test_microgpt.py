@@ -2992,9 +2992,9 @@ def tiny(m, spread=6.0, **changes):
         for param in dict.fromkeys(p for w in model.weights.values() for row in w for p in row):
             param.data = spread * param.data + rng.gauss(0, 0.1)
     elif hasattr(m, "row"):  # a table for each two letters
-        model.counts = collections.defaultdict(lambda: [0.1] * 6, {(4, 0): [2, 1, 3, 1, 1, 4]})
+        model.counts = collections.defaultdict(lambda: [0.1] * 7, {(6, 0): [2, 1, 3, 1, 1, 4, 2]})
     else:
-        model.counts = [[1 + (i * j + i) % 7 for j in range(6)] for i in range(6)]
+        model.counts = [[1 + (i * j + i) % 7 for j in range(7)] for i in range(7)]
     return model
 
 
@@ -3809,7 +3809,7 @@ class TestYourOwnFile(Facts):
             ("2", "[target] += 1", "[token] += 1", "train", "differs"),
             ("4", "    __radd__ = __add__\n", "", "Value.__add__", "wrong"),
             ("4", "stack.pop()", "len(stack)", "Value.backward", "wrong"),
-            ("5", "b_data + a_data", "a_data + b_data", "dot", "wrong"),
+            ("5a", "b_data + a_data", "a_data + b_data", "dot", "wrong"),
             ("6", "    loss.backward()\n", "", "forward_backward", "differs"),
             ("6", "learning_rate = 0.3", "learning_rate = 0.03", "config", "differs"),
             ("7c", "self.t += 1", "self.t = 1", "Adam.step", "differs"),
@@ -3882,11 +3882,12 @@ def detached(x, y):
             for key, node in definitions(text).items():
                 empty = isinstance(node, ast.FunctionDef) and "NotImplemented" in ast.dump(node)
                 if isinstance(node, ast.FunctionDef) and not empty:
-                    self.assertEqual(parted(text)[key], parted(text)[key], name)
+                    said = [[words for _, words in parted(t)[key]] for t in (text, stage(name))]
+                    self.assertEqual(*said, (name, key))
                 if empty:  # nothing but the docstring is left
                     self.assertLessEqual(len(node.body), 2, (name, key))
                     self.assertEqual(ast.dump(node.args), ast.dump(whole[key].args))
-        name, outcome, why = self.first(self.quiet(holes, "5")[1])
+        name, outcome, why = self.first(self.quiet(holes, "5b")[1])
         self.assertEqual((outcome, why), ("wrong", "still to be written"))
 
     def test_better_worse_or_luck(self):
