@@ -37,6 +37,7 @@ import multiprocessing
 import operator
 import os
 import pathlib
+import pickle
 import platform
 import random
 import re
@@ -434,6 +435,31 @@ class TestCalculus(Facts):
             for text in texts.split("; "):
                 self.assertRaises(error, eval, text, {"Value": Value, "a": Value(2.0)})
 
+    def test_what_is_no_value_becomes_a_float_before_anything_is_done_with_it(self):
+        class Small:  # as NumPy's uint8, of which -2 is 254, and 2**-1 an error
+            def __float__(self):
+                return 2.0
+
+            def __neg__(self):
+                return 254
+
+            def __pow__(self, n):
+                raise ValueError("integers to negative integer powers")
+
+        names = {"a": Value(3.0), "n": Small()}
+        for text, data in {"a + n": 5, "n + a": 5, "a - n": 1, "n - a": -1, "a / n": 1.5}.items():
+            self.assertEqual(eval(text, names).data, data, text)
+        self.assertEqual((names["a"] * names["n"]).data, 6.0)
+
+    def test_graphs_from_other_processes_can_be_continued(self):
+        graphs = []
+        for x in (2.0, 3.0):
+            a = Value(x)
+            graphs.append(pickle.loads(pickle.dumps((a, a * a * a))))
+        end = graphs[1][1] + graphs[0][1]
+        end.backward()
+        self.assertEqual([a.grad for a, _ in graphs], [12.0, 27.0])
+
     def test_a_value_is_small_and_shows_its_data_and_its_gradient(self):
         value = Value(2)
         self.assertEqual((value.inputs, value.local_grads), ((), ()))
@@ -784,7 +810,7 @@ class TestSampling(Facts):
 TINY = ("--steps", 0, "--samples", 0, "--n-embd", 4, "--n-head", 1)
 ERROR = r"microgpt\.py: error: "
 NO_TEXT = "{file} holds no text"
-NOT_PLAIN = "{file}, line %d: not plain text, save it as UTF-8 text"
+NOT_PLAIN = r"{file}, line %d: not plain text \(UTF-16\?\), save it as UTF-8"
 BAD_FILES = {  # what is in it, and what is said
     b"": NO_TEXT,
     b" \n\t\r\n\n": NO_TEXT,
@@ -1119,8 +1145,7 @@ class TestFiles(Facts):
         self.assertEqual(imported, allowed.split())
 
     def test_the_names_are_a_clean_list(self):
-        names = (HERE / "names.txt").read_bytes().decode("ascii").split("\n")
-        self.assertEqual(names.pop(), "")
+        names = (HERE / "names.txt").read_text("ascii").splitlines()
         self.assertGreaterEqual(len(names), 8000)
         self.assert_same(names, sorted(set(names)), "names")
         for name in names:
