@@ -810,7 +810,7 @@ class TestSampling(Facts):
 TINY = ("--steps", 0, "--samples", 0, "--n-embd", 4, "--n-head", 1)
 ERROR = r"microgpt\.py: error: "
 NO_TEXT = "{file} holds no text"
-NOT_PLAIN = r"{file}, line %d: not plain text \(UTF-16\?\), save it as UTF-8"
+NOT_PLAIN = r"{file}, line %d: not plain text \(UTF-16\?\), save as UTF-8"
 BAD_FILES = {  # what is in it, and what is said
     b"": NO_TEXT,
     b" \n\t\r\n\n": NO_TEXT,
