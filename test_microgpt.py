@@ -2043,9 +2043,7 @@ class TestNumpyScript(Facts):
         self.addCleanup(numpy.seterr, **numpy.geterr())
         self.docs = str(self.file("\n".join(NAMES * 2)))
         self.changed = program()  # by the script, once it is started
-        with mock.patch.object(self.changed, "main") as main:
-            self.script = script_of("numpy_gpt.py", self.changed, "__main__")
-        main.assert_called_once_with(sys.argv[1:])
+        self.script = script_of("numpy_gpt.py", self.changed, "numpy_gpt")
 
     def test_weights_losses_and_texts_are_those_of_microgpt(self):
         for flags in (
@@ -2055,7 +2053,7 @@ class TestNumpyScript(Facts):
             "--seed 7 --learning-rate 0.02 --temperature 0 --steps 12 --samples 2",
             "--steps 0 --samples 2",
         ):
-            model, printed = self.main(self.changed, self.docs, *flags.split())
+            model, printed = self.main(self.script, self.docs, *flags.split())
             plain, expected = self.main(microgpt, self.docs, *flags.split())
             weights = numbers(plain.parameters())
             self.assert_all_near(model.parameters().tolist(), weights, 1e-9, flags)
@@ -2076,20 +2074,36 @@ class TestNumpyScript(Facts):
             expected = microgpt.forward_backward(plain, [tokens], 1)
             loss, grads = self.script.gradients(model, tokens)
             self.assert_near(loss, expected, 1e-9, f"loss of {doc}")
+            with mock.patch.object(self.script, "linear_backward", side_effect=AssertionError):
+                measured = self.script.evaluate(model, [tokens])  # goes forward only
+            self.assertEqual(measured, loss)
             self.assertEqual(set(grads), set(plain.weights))
             for name, rows in plain.weights.items():
                 expected = [[value.grad for value in row] for row in rows]
                 self.assertGreater(max(map(abs, sum(expected, []))), 1e-6, name)
                 self.assert_all_near(grads[name].tolist(), expected, 1e-9, name)
 
-    def test_training_that_blows_up_ends_with_one_line(self):
+    def test_errors_are_one_line_with_its_own_name(self):
+        self.assert_exits(2, "numpy_gpt.py: error: steps .*", self.script.main, ["--steps", "-1"])
+        self.assert_exits(2, "numpy_gpt.py: error: unrec.*", self.script.main, ["--lr", "1"])
         self.changed.learning_rate_at = lambda step, config: 1e200
-        line = f"{ERROR}the loss of step 3 is nan, try a smaller --learning-rate"
-        self.assert_exits(1, line, self.changed.main, [self.docs])
+        line = "numpy_gpt.py: error: the loss of step 3 is nan, try a smaller --learning-rate"
+        self.assert_exits(1, line, self.script.main, [self.docs])
+
+    def test_a_recipe_is_followed_or_refused_in_words(self):
+        followed = "warm-up,top-k,top-p,beam search,BPE,blocks,draw".split(",")
+        for name in readme_blocks("recipe").keys() - {"fine-tuning"}:  # which needs another one
+            script = script_of("numpy_gpt.py", program(name), "numpy_gpt")
+            argv = [self.docs, "--steps", "1", "--samples", "1"]
+            if name in followed:
+                self.main(script, *argv)
+            else:
+                line = r"numpy_gpt.py: error: a recipe changes .*, without effect here"
+                self.assert_exits(2, line, script.main, argv)
 
     def test_after_ctrl_c_the_model_is_measured_and_writes(self):
         self.changed.report = mock.Mock(side_effect=[None, None, KeyboardInterrupt])
-        _, printed = self.main(self.changed, self.docs, "--samples", 2)
+        _, printed = self.main(self.script, self.docs, "--samples", 2)
         words = "interrupted: what was learned so far is kept\n"
         self.assertRegex(printed, words + "held-out .*\nsample .*\nsample .*\nnot in ")
 
