@@ -28,7 +28,7 @@ def read_docs(path):
         for number, line in enumerate(file, 1):
             # Neither control characters nor surrogates, which stand for bytes that are not UTF-8.
             if re.search("[^\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]", line):
-                raise InputError(f"{path}, line {number}: not plain text, save it as UTF-8 text")
+                raise InputError(f"{path}, line {number}: not plain text (UTF-16?), save as UTF-8")
             doc = re.sub("[\ufeff\u200b]", "", line).strip()  # byte order mark, zero-width space
             if doc:
                 docs.append(doc)
