@@ -1422,7 +1422,8 @@ class TestWrite(Facts):
     def test_a_recipe_in_the_wrong_place_says_where_it_must_stand(self):
         blocks, last = readme_blocks("recipe"), 'if __name__ == "__main__":\n'
         path = self.file("\n".join(DOCS))
-        for name, others in {**ABOVE, "blocks": [], "fine-tuning": ["RoPE", "save and load"]}.items():
+        known = {**ABOVE, "blocks": [], "fine-tuning": ["RoPE", "save and load"]}
+        for name, others in known.items():
             for other in others:
                 first = [need for need in NEEDED.get(name, []) if need != other]
                 order = [*first, name, *NEEDED.get(other, []), other]
@@ -1558,7 +1559,8 @@ OFF = {  # recipe: settings with which it does nothing
     "top-k": {"TOP_K": 0},
     "top-p": {"TOP_P": 1},
     "BPE": {"MERGES": 0},
-    **dict.fromkeys("gradients,attention,explore,save and load,continue,album,pictures".split(","), {}),
+    **dict.fromkeys(["gradients", "attention", "explore", "save and load", "continue"], {}),
+    **dict.fromkeys(["album", "pictures"], {}),
 }
 MIXED = (0.1, 0.4, 0.2, 0.3)
 SAMPLERS = (  # top-k's number, top-p's, temperature, odds, what is left of them
@@ -1720,7 +1722,8 @@ class TestTrainingAndSamplingRecipes(Facts):
 
     def test_samplers_leave_the_likeliest(self):
         for k, p, temperature, odds, left in SAMPLERS:
-            settings = {**({} if k is None else {"TOP_K": k}), **({} if p is None else {"TOP_P": p})}
+            given = {"TOP_K": k, "TOP_P": p}
+            settings = {name: value for name, value in given.items() if value is not None}
             names = [name.lower().replace("_", "-") for name in settings]
             module = program(*names, **settings)
             logits = [module.Value(math.log(probability)) for probability in odds]
@@ -1851,7 +1854,7 @@ class TestKeepingRecipes(Facts):
     def test_what_stands_in_the_file_is_not_new(self):
         flags = "--samples 3 --temperature 0 --learning-rate 0.05".split()
         for name, text, argv, last in (
-            ("blocks", "abcdefgh" * 20, "--block-size 6 --prompt b --steps 60", "nowhere in the book: 0 of 3 texts"),
+            ("blocks", "abcdefgh" * 20, "--block-size 6 --prompt b --steps 60", "book: 0 of 3 texts"),
             ("BPE", "we ride the red train home\n" * 12, "--steps 40", "file: 0 of 3"),
             ("paragraphs", "ab\n  ba\n\n" * 9, "--steps 40", "file: 0 of 3"),
         ):
@@ -1889,8 +1892,8 @@ class TestKeepingRecipes(Facts):
         path.unlink()
         path.mkdir()  # what cannot be written is found before the training
         line = r"microgpt.py: error: .*model.json'"
-        untrained = functools.partial(self.trained, change=lambda m: vars(m).pop("forward_backward"))
-        self.assert_exits(2, line, untrained, "save and load")
+        change = lambda module: vars(module).pop("forward_backward")
+        self.assert_exits(2, line, functools.partial(self.trained, change=change), "save and load")
 
     def test_a_file_that_is_no_model_is_refused(self):
         module, _, _ = self.trained("save and load")
