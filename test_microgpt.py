@@ -1454,11 +1454,11 @@ class TestWrite(Facts):
             "there.py,ReLU": "there.py: File exists",
         }.items():
             name, *recipes = asked.split(",")
-            with self.assertRaises(SystemExit) as caught:
-                write(str(self.folder / name), *recipes)
-            self.assertIn(words, caught.exception.code)
+            with contextlib.redirect_stderr(io.StringIO()) as errors:
+                self.assertRaises(SystemExit, write, str(self.folder / name), *recipes)
+            self.assertIn(words, errors.getvalue())
         self.assertEqual([path.read_text() for path in self.folder.iterdir()], ["mine"])
-        self.assertEqual(python(HERE / "test_microgpt.py", "--write").returncode, 1)
+        self.assertEqual(python(HERE / "test_microgpt.py", "--write").returncode, 2)
 
 
 # --- Facts of the recipes that change the model --------------------------------------------------
