@@ -1769,7 +1769,6 @@ class TestTrainingAndSamplingRecipes(Facts):
         self.assertTrue(last.startswith(f"\nlayer 0, head 0\n  ^ {' '.join(text)}\n"), last)
         self.assertEqual(found.count("layer 0, head "), 4)
 
-
     def test_explore_answers_until_an_empty_line(self):
         module, argv = program("explore"), [self.file("\n".join(DOCS)), "--steps", 1]
         plain, typed = self.main(program(), *argv)[1], ["ca", "?", ""]
@@ -1854,7 +1853,12 @@ class TestKeepingRecipes(Facts):
     def test_what_stands_in_the_file_is_not_new(self):
         flags = "--samples 3 --temperature 0 --learning-rate 0.05".split()
         for name, text, argv, last in (
-            ("blocks", "abcdefgh" * 20, "--block-size 6 --prompt b --steps 60", "book: 0 of 3 texts"),
+            (
+                "blocks",
+                "abcdefgh" * 20,
+                "--block-size 6 --prompt b --steps 60",
+                "book: 0 of 3 texts",
+            ),
             ("BPE", "we ride the red train home\n" * 12, "--steps 40", "file: 0 of 3"),
             ("paragraphs", "ab\n  ba\n\n" * 9, "--steps 40", "file: 0 of 3"),
         ):
@@ -2155,7 +2159,9 @@ class TestScriptsAlone(Facts):
         for pair in ("numpy numpy", "numpy microgpt", "torch torch", "torch microgpt"):
             name, missing = pair.split()
             with mock.patch.dict(sys.modules, {"numpy": mock.Mock(), missing: None}):
-                with self.assertRaisesRegex(SystemExit, rf"\A{name}_gpt.py: error: .*{missing}.*\Z"):
+                with self.assertRaisesRegex(
+                    SystemExit, rf"\A{name}_gpt.py: error: .*{missing}.*\Z"
+                ):
                     module_of(readme_blocks("script")[f"{name}_gpt.py"])
 
     def test_the_table_of_the_readme_counts_their_lines(self):
@@ -3417,7 +3423,21 @@ def definitions(text):
     return found
 
 
-SAFE = "itertools math collections re string operator functools os int float len range".split()
+SAFE = set("itertools math collections re string operator functools os int range globals".split())
+
+
+def defines(node):
+    """Does a statement only define something: no call but of a harmless function, no file read?"""
+    if isinstance(node, ast.If):  # as a recipe puts itself in its place, the first time
+        return ast.dump(node.test).startswith(
+            "UnaryOp(op=Not(), operand=Call(func=Name(id='hasattr'"
+        )
+    calls = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
+    while any(isinstance(call, ast.Attribute) for call in calls):
+        calls = [getattr(call, "value", call) for call in calls]
+    harmless = all(isinstance(call, ast.Name) and call.id in SAFE for call in calls)
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    return isinstance(node, kinds) or harmless and isinstance(node, (ast.Assign, ast.AnnAssign))
 
 
 def defined_by(path, text):
@@ -3426,16 +3446,10 @@ def defined_by(path, text):
     module = types.ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module
-    for node in tree.body:
-        calls = [call.func for call in ast.walk(node) if isinstance(call, ast.Call)]
-        roots = [
-            re.match(r"\w*", ast.dump(call)[ast.dump(call).find("id='") + 4 :])[0] for call in calls
-        ]
-        quiet = isinstance(node, (ast.Assign, ast.AnnAssign)) and set(roots) <= set(SAFE)
-        kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-        if isinstance(node, kinds) or quiet:
-            with contextlib.suppress(NameError, AttributeError) if quiet else contextlib.suppress():
-                exec(compile(ast.Module([node], []), str(path), "exec"), vars(module))
+    for node in filter(defines, tree.body):
+        simple = isinstance(node, (ast.Assign, ast.AnnAssign))  # maybe of what is not defined here
+        with contextlib.suppress(*([NameError, AttributeError] if simple else [])):
+            exec(compile(ast.Module([node], []), str(path), "exec"), vars(module))
     return module
 
 
