@@ -26,7 +26,7 @@ def read_docs(path):
     docs = []
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
-            # Neither control characters nor surrogates, which stand for bytes that are not UTF-8.
+            # All but tabs, line ends and what can be seen; surrogates stand for bytes not UTF-8.
             if re.search("[^\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]", line):
                 raise InputError(f"{path}, line {number}: not plain text (UTF-16?), save as UTF-8")
             doc = re.sub("[\ufeff\u200b]", "", line).strip()  # byte order mark, zero-width space
@@ -97,23 +97,23 @@ class Value:
     def backward(self):
         """Add d self / d leaf to the grad of every leaf that self was computed from.
 
-        All Values are lined up, each behind its inputs. Going back along the line, each has its
-        whole gradient before it passes it on. Only a leaf's grad adds up over calls.
+        Topological order: every computed Value comes after its inputs. Backwards through it, its
+        grad is complete before it is passed on. Leaves add up over calls, the others start at 0.
         """
-        line, seen, stack = [], {self}, [(self, iter(self.inputs))]
+        order, seen, stack = [], {self}, [(self, iter(self.inputs))]
         while stack:
             value, rest = stack[-1]
             for source in rest:
                 if source.inputs and source not in seen:
                     seen.add(source)
                     stack.append((source, iter(source.inputs)))
-                    break  # this input is lined up first; then value goes on with the rest
-            else:  # of its inputs none is left
-                value.grad = 0.0  # from an earlier call
-                line.append(value)
+                    break  # this input comes first; after it, value goes on with the rest
+            else:  # no input is left
+                value.grad = 0.0
+                order.append(value)
                 stack.pop()
         self.grad = 1.0  # d self / d self
-        for value in reversed(line):
+        for value in reversed(order):
             if value.grad:  # where a relu gives 0, there is nothing to pass on
                 for source, local_grad in zip(value.inputs, value.local_grads):
                     source.grad += local_grad * value.grad
@@ -122,9 +122,9 @@ def to_value(x):  # a Value or a number -> a Value
     return x if isinstance(x, Value) else Value(x)
 
 def dot(a, b):  # [n], [n] -> one Value
-    """a_1 * b_1 + ... + a_n * b_n. Raises ValueError for vectors of different lengths.
+    """a_1 * b_1 + ... + a_n * b_n, whose slope in a_i is b_i, and in b_i it is a_i.
 
-    One Value does the work of n products and n - 1 sums: this makes the program fast.
+    Raises ValueError for different lengths. One Value for 2n - 1 makes the program fast.
     """
     if len(a) != len(b):
         raise ValueError(f"a dot product of {len(a)} and {len(b)} numbers")
@@ -138,7 +138,7 @@ def logsumexp(x):  # [n] -> one Value
     exps = [math.exp(value.data - largest) for value in x]
     total = sum(exps)
     if math.isnan(total):
-        raise FloatingPointError("a logit is infinite or nan")
+        raise FloatingPointError("a score is infinite or nan")
     return Value(largest + math.log(total), [*x], [e / total for e in exps])
 
 # --- 3. The model: from a token to logits, which are scores for each possible next token -----
@@ -153,7 +153,7 @@ class Model:
         self.tokenizer = tokenizer
         self.weights = {}
 
-        def draw(name, n_out, n_in):  # -> [n_out, n_in]
+        def draw(name, n_out, n_in):  # stores a matrix, [n_out, n_in]
             self.weights[name] = [[Value(rng.gauss(0, 0.08)) for _ in range(n_in)]
                                   for _ in range(n_out)]
 
@@ -221,7 +221,7 @@ def embed(model, token, position):  # token, position -> [n_embd]
     return add(model.weights["wte"][token], model.weights["wpe"][position])
 
 def gpt(model, token, position, cache):  # token, position -> [vocab_size]
-    """One token in, the logits of the next one out; the cache is a dict, empty at position 0."""
+    """One token in, the logits of the next one out. cache: {(layer, start): its keys and values}."""
     x = rmsnorm(embed(model, token, position))
     for layer in range(model.config.n_layer):
         x = add(x, attention(model, layer, rmsnorm(x), cache))  # residual: added, not replaced
@@ -233,7 +233,7 @@ def cross_entropy(logits, target):  # [vocab_size], token -> one Value
     return logsumexp(logits) - logits[target]
 
 def document_loss(model, tokens):  # [n + 1] -> one Value
-    """The mean loss of predicting each token but the first, for at most block_size of them."""
+    """The mean loss of predicting each token but the first; n is at most block_size."""
     cache, losses = {}, []
     for position, target in enumerate(tokens[1:]):
         logits = gpt(model, tokens[position], position, cache)
@@ -272,8 +272,8 @@ def forward_backward(model, corpus, step):
     return loss.data  # a number, so that the graph is gone before the next one is built
 
 def show(line):
-    """In a terminal, show a line that the next one covers."""
-    if os.isatty(1):  # 1 is standard output
+    """Only in a terminal: show a line that the next one overwrites."""
+    if os.isatty(1):  # standard output
         print(f"{line:79}", end="\r")
 
 def report(steps, losses, start):
@@ -288,7 +288,7 @@ def report(steps, losses, start):
         print(line)
 
 def train(model, corpus):
-    """Learn a document a step, until the last step or Ctrl-C. Raises ArithmeticError."""
+    """Learn from a document at each step, until the last or Ctrl-C. Raises ArithmeticError."""
     optimizer = Adam(model.parameters())
     losses = []
     start = time.perf_counter()
@@ -349,7 +349,7 @@ def run(config):
     prompt_tokens(model, config.prompt)  # so that a prompt that cannot be used is found now
     corpus = [tokenizer.encode(doc)[: config.block_size + 1] for doc in docs]  # what it can see
     n_cut = sum(tokens[-1] != tokenizer.bos for tokens in corpus)
-    n_train = len(docs) - min(200, len(docs) // 10)
+    n_train = len(docs) - min(200, len(docs) // 10)  # a tenth is held out, at most 200
     trained = corpus[:n_train]
     held_out = [tokens for tokens in corpus[n_train:] if tokens not in trained]
     print(f"num docs: {len(docs)}, {len(held_out)} held out, {n_cut} cut to the block size")
@@ -357,7 +357,7 @@ def run(config):
     train(model, trained)
     if held_out:
         loss = evaluate(model, held_out)
-        if not loss < 100:
+        if not loss < 100:  # or nan; where nothing is learned it is log(vocab_size)
             raise FloatingPointError(f"the held-out loss is {loss:.0f}")
         print(f"held-out loss {loss:.4f}, guessing evenly {math.log(tokenizer.vocab_size):.4f}: as "
               f"unsure as among {math.exp(loss):.1f} equal choices, not {tokenizer.vocab_size}")
@@ -387,18 +387,18 @@ HYPERPARAMETERS = {  # chosen, not learned: name: (default, smallest, largest, w
 
 def main(argv=()):
     """Do what the command line argv says, and return the trained model."""
-    parser = argparse.ArgumentParser("microgpt.py", usage=argparse.SUPPRESS)  # errors take a line
-    beside = pathlib.Path(globals().get("__file__", "x")).with_name("names.txt")
+    parser = argparse.ArgumentParser("microgpt.py", usage=argparse.SUPPRESS)  # so errors are a line
+    beside = pathlib.Path(globals().get("__file__", "x")).with_name("names.txt")  # or in no file
     parser.add_argument("file", nargs="?", default=beside, help="UTF-8 text, a document a line")
     parser.add_argument("--prompt", default="", help="what every text begins with")
     for name, (default, _, _, words) in HYPERPARAMETERS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default,
                             help=f"{words} (default: {default})")
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # ? for what it lacks
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # ? where it lacks a letter
     config = parser.parse_args(argv)
     for name, (_, smallest, largest, _) in HYPERPARAMETERS.items():
-        if not smallest <= getattr(config, name) <= largest:  # nan is not
+        if not smallest <= getattr(config, name) <= largest:  # also for nan
             parser.error(f"{name} must be from {smallest} to {largest}")
     if config.n_layer * config.n_embd * config.block_size > 20_000:  # takes up to 10 GB
         parser.error("n_layer * n_embd * block_size must be at most 20000, to fit into memory")
