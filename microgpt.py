@@ -221,7 +221,7 @@ def embed(model, token, position):  # token, position -> [n_embd]
     return add(model.weights["wte"][token], model.weights["wpe"][position])
 
 def gpt(model, token, position, cache):  # token, position -> [vocab_size]
-    """One token in, the logits of the next one out. cache: {(layer, start): its keys and values}."""
+    """One token in, the next one's logits out. cache: {(layer, start): (keys, values)} so far."""
     x = rmsnorm(embed(model, token, position))
     for layer in range(model.config.n_layer):
         x = add(x, attention(model, layer, rmsnorm(x), cache))  # residual: added, not replaced

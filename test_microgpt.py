@@ -3086,7 +3086,8 @@ def notebook(path, flag=""):
         r"(?m)^\| (\d\w?\+?)(?: (.*?))? \|.*?\|.*?\| (.*?) \|.*\| (.*) \|$",
         section("### The stages"),
     )
-    whole = re.sub(r"(?ms)^```python\n# stage.*?^```\n", "", section("## The class"))
+    folds = r"(?ms)^```python\n# stage.*?^```\n|^</?details>.*?\n+"
+    whole = re.sub(folds, "", section("## The class"))
     for part in re.split(r"(?m)^(?=### \d)", whole)[1:]:
         number, heading, words = re.match(r"(?s)### (\d+)(.*?)\n(.*)", part).groups()
         add("markdown", f"## {number}{heading}")
