@@ -1791,7 +1791,9 @@ class TestTrainingAndSamplingRecipes(Facts):
         self.assertEqual([line[:2] for line in lines[9:14]], ["ca"] * 5)
         self.assertRegex(lines[14], "'\\?' .* is not in the vocabulary")
         with mock.patch.object(module.os, "isatty", return_value=False):  # as in a pipe
-            found = self.main(module, *argv)[1]
+            with mock.patch.dict(sys.modules):
+                sys.modules.pop("ipykernel", None)  # which the test of the notebook may have left
+                found = self.main(module, *argv)[1]
         self.assertEqual(masked(found), masked(plain))
 
 
