@@ -3594,9 +3594,7 @@ def statements(node):
                         setattr(n, field, numbered.get(getattr(n, field), getattr(n, field)))
             found.append((getattr(node, "lineno", 0), ast.dump(node)))
         for inner in inside:
-            if not (
-                isinstance(inner, ast.Expr) and isinstance(inner.value, (ast.Constant, ast.Str))
-            ):
+            if not (isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant)):
                 walk(inner)
 
     walk(node)
