@@ -4044,6 +4044,17 @@ class TestYourOwnFile(Facts):
         self.assertEqual((status, found[0][0]), (1, "differs"))  # a stage is to be as it is
         self.assertEqual(self.judged(SOURCE.replace("** -0.5", "** -0.4"))[0], 0)  # a change
 
+    def test_the_readme_shows_what_it_says_and_what_the_bugs_end_with(self):
+        shown = section("## Is mine right?")
+        block = re.search(r"(?ms)^```text\n(mine.py, .*?)^```$", shown)[1].splitlines()
+        self.file(with_bug(14), "mine.py")
+        with in_folder(self.folder):
+            lines = iter(self.quiet(check, "mine.py")[1].splitlines())
+        for line in block:
+            self.assertTrue(line == "..." or line in lines, line)
+        cells = re.findall(r"(?<=\| )(\d+) \| (-?\d\.\d{4}|\d+\.\d{4}|an error)(?= \|)", shown)
+        self.assertEqual(sorted(int(number) for number, _ in cells), [*range(1, len(BUGS) + 1)])
+
     def test_what_microgpt_has_not_is_nudged_too(self):
         own = """
 def bent(x):
