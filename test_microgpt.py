@@ -3389,7 +3389,8 @@ def observe(m, probe, as_values=True, nudged=None, by=0.0):
         return inputs[-1]
 
     found = flat(probe(m, x))
-    return found, [f for f in found if as_values and isinstance(f, m.Value)], inputs
+    kind = getattr(m, "Value", ())  # a file may have none yet
+    return found, [f for f in found if as_values and isinstance(f, kind)], inputs
 
 
 def nudge(m, probe):
