@@ -1922,7 +1922,7 @@ class TestKeepingRecipes(Facts):
             ("vocab", "", [[first, *vocab[1:]] for first in ("aa", vocab[1], "")]),
             ("weights", "other names", [{"wte": wte}, {**good["weights"], "more": wte}]),
             ("weights wte", "wte has another shape", [wte[:-1], [wte[0][:-1], *wte[1:]]]),
-            (f"weights wte {len(wte) - 1} 3", f"wte holds {{!r}}", [math.nan, "0.5", None]),
+            (f"weights wte {len(wte) - 1} 3", "wte holds {!r}", [math.nan, "0.5", None]),
         ):
             for content in contents:
                 whole = copy.deepcopy(good)
@@ -3000,6 +3000,7 @@ FINGERPRINTS = table_of("""
 7c => m_hat = self.m[i] / unbias1 => m_hat = self.m[i] => 2.4566
 7c => self.t += 1 => self.t = 1 => 2.4605
 7c => v_hat**0.5 + eps => v_hat + eps => 2.8653
+7c => learning_rate = 0.01 => learning_rate = 0.3 => 2.5105
 9b => values.append(value[start:end]) => values.append(key[start:end]) => 2.4470
 9b => / len(query) ** 0.5 => / 1 => 2.4423
 9b => x = add(x, attention( => x = (attention( => 2.4889
@@ -3014,6 +3015,8 @@ if not os.path.exists("names.txt"):
 kept = {"": {}}
 
 def begin(after):
+    if after not in kept:
+        raise SystemExit(f"first run the cell of stage {after} to its end")
     globals().update(kept[after])
 
 def keep(name):
@@ -3024,14 +3027,15 @@ SHOWN = {  # of stages without a loss, a line of what they print
     "4": "by nudging a: -2.0",
     "5a": "Value(data=-2.0, grad=1.0)",
 }
-NOT_HERE = (
-    r"(?:^|(?<=[.:?] ))[^.:?]*(?:`--|\b[Pp]aste|\b[Tt]yp|python |`doubled|above `class)[^.?]*[.?] ?"
+NOT_HERE = (  # sentences that speak of what a notebook has not
+    r"(?:^|(?<=[.:?] ))(?:[^.:?]|[.:](?! ))*?(?:`--|\b[Pp]aste|\b[Tt]yp|python |`doubled|`show_att)"
+    r"(?:[^.?]|[.?](?! |$))*[.?](?: |$)"
 )
 
 
 def cell_of(name, emptied=False):
     """What is new at a stage, or changed, with a mark at each line that is new in what is changed."""
-    text = filled_out(name) if emptied else stage(name)
+    text = with_holes(name) if emptied else stage(name)
     text = text.replace("# SPDX-License-Identifier: MIT\n", "")
     split = lambda text: re.split(r"\n\n+(?=\S)", text.strip())
     old = {part.split("\n")[0].split("(")[0]: part for part in split(before(name)) if part}
@@ -3185,7 +3189,7 @@ def attempt(function, *args):
 def steps_of_adam(m, x):
     params = [m.Value(0.5), m.Value(-2.0)]
     optimizer = m.Adam(params)
-    for rate, grads in ((0.1, (0.5, -3.0)), (0.05, (0.1, 4.0)), (0.2, (-0.7, 0.0))):
+    for rate, grads in ((0.1, (0.5, 0.0)), (0.05, (0.1, 4.0)), (0.2, (-0.7, -3.0))):
         for param, param.grad in zip(params, grads):
             pass
         optimizer.step(rate)
@@ -3486,15 +3490,17 @@ def limited(function, *args):
         signal.signal(signal.SIGINT, before)
 
 
-def line_of_error(error, path):
+def line_of_error(error, path, node=None):
+    """The last line of the file that an error went through, if possible within a definition."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return lines[-1] if lines else None
+    inside = [n for n in lines if node and node.lineno <= n <= node.end_lineno]
+    return (inside or lines or [None])[-1]
 
 
-def verdict(m, ref, name, path):
+def verdict(m, ref, name, path, node=None):
     """right, differs or wrong; the sentence that says why; the line of an error, if it raised."""
     probe = PROBES[name]
-    expected, as_values = expected_of(ref, name)
+    expected, as_values, n_values = expected_of(ref, name)
     try:
         found, ends, inputs = limited(observe, m, probe, as_values)
         found = [plain(thing) for thing in found]
@@ -3509,12 +3515,14 @@ def verdict(m, ref, name, path):
             return None, "", None
         words = f"{type(error).__name__}: {error}"
         empty = isinstance(error, NotImplementedError)
-        return "wrong", "still to be written" if empty else words, line_of_error(error, path)
+        return "wrong", "still to be written" if empty else words, line_of_error(error, path, node)
     if expected is None:
         return "right", "", None
     for a, b in itertools.zip_longest(found, expected):
         if not same(a, b) and name == "Value.backward":
             return "wrong", f"backward() gives a slope of {a}, nudging {b}", None
+        if same(a, b) and len(ends) != n_values:
+            return "wrong", "it gives Values where numbers are wanted, or numbers for Values", None
         if not same(a, b):
             return "differs", f"it gives {shortly(a, b)}, {ref.__name__} {shortly(b, a)}", None
     return "right", "", None
@@ -3680,10 +3688,11 @@ def expected_of(ref, name):
     """What the reference makes of a probe, of Values or, in early stages, of numbers; and which."""
     for as_values in (True, False):
         try:
-            return [plain(thing) for thing in observe(ref, PROBES[name], as_values)[0]], as_values
+            found, ends, _ = observe(ref, PROBES[name], as_values)
+            return [plain(thing) for thing in found], as_values, len(ends)
         except Exception:
             pass
-    return None, True
+    return None, True, 0
 
 
 def judged(path, text, theirs, label, mine):
@@ -3695,13 +3704,17 @@ def judged(path, text, theirs, label, mine):
     except (Exception, Endless) as error:
         yield "the file", "wrong", f"{type(error).__name__}: {error}", line_of_error(error, path)
         return
-    there = parted(theirs)
+    there, nodes = parted(theirs), definitions(text)
+    for name in mine:  # in a stage, a slip in a name
+        near = difflib.get_close_matches(name, set(there) - set(mine), 1)
+        if near and label != "microgpt.py" and name not in PROBES and name not in there:
+            yield name, "differs", f"{label} has no definition of that name, but {near[0]}", None
     for name in [*PROBES, *(name for name in mine if name not in PROBES)]:
         outcome = None, "", None
         if not mine.get(name) or name == "the last lines" and label == "microgpt.py":
             continue
         if name in PROBES:
-            outcome = verdict(m, ref if name in there else whole, name, path)
+            outcome = verdict(m, ref if name in there else whole, name, path, nodes[name])
         elif name in there:
             apart = difference(mine[name], there[name])
             outcome = ("differs", "it has another line", None) if apart else ("right", "", None)
@@ -3805,18 +3818,24 @@ def out(text, path):
     print(text, end="") if path is None else write_new(path, text)
 
 
-def holes(name, path=None):
+def holes(name, path=None, *only):
     known_stage(name)
-    out(filled_out(name), path)
+    missing = set(only) - {
+        part for key in definitions(stage(name)) for part in (key, key.split(".")[0])
+    }
+    if missing:
+        refuse(f"stage {name} has no {', '.join(sorted(missing))}")
+    out(with_holes(name, only), path)
 
 
-def filled_out(name):
-    """A stage with the bodies of the definitions that are new in it left to be written."""
+def with_holes(name, only=()):
+    """A stage in which the bodies of these definitions, or of all new ones, are left to write."""
     text = stage(name)
     lines, known = text.splitlines(), parted("".join(map(stage, built_on(name)[-2:-1])))
     docs = {key: ast.get_docstring(node, False) for key, node in definitions(SOURCE).items()}
     for key, node in definitions(text).items():
-        if key not in known and isinstance(node, ast.FunctionDef):
+        wanted = {key, key.split(".")[0]} & set(only) if only else key not in known
+        if wanted and isinstance(node, ast.FunctionDef):
             start, margin = node.body[0].lineno, " " * (node.col_offset + 4)
             if start == node.lineno:  # all in one line
                 head = lines[start - 1].split(": ")[0]
@@ -4347,7 +4366,7 @@ COMMANDS = {  # name: what it takes, what does it, in words
     "--check": ("FILE [STAGE]", check, "say of each definition whether it is right"),
     "--compare": ("FILE [FILE] [--seeds 5]", compare, "train with several seeds: is it better?"),
     "--bug": ("N [FILE]", bug, f"microgpt.py with a bug to be found, N from 1 to {len(BUGS)}"),
-    "--holes": ("STAGE [FILE]", holes, "a stage in which the new parts are yours to write"),
+    "--holes": ("STAGE [FILE NAMES]", holes, "a stage with what is new, or NAMES, yours to write"),
     "--stage": ("STAGE [FILE]", show_stage, f"one of {' '.join(STAGES)}; or: all FOLDER"),
     "--stages": ("", stages, "run all stages and print what they end with (some minutes)"),
     "--plans": ("", plans, "the plans of the class, counted anew"),
