@@ -1,15 +1,13 @@
-"""The proof of microgpt.py, as a page of facts: about gradients, the model, training, sampling
-and the command line. Nothing but the standard library is needed.
+"""The proof of microgpt.py, and of your own copy of it. Nothing but the standard library is needed.
 
     python test_microgpt.py                 run the facts (also: python -m unittest, pytest)
-    python test_microgpt.py --benchmark     measure it against the plain engine below
-    python test_microgpt.py --stages        run the README's class, and print its plan
-    python test_microgpt.py --stage 3       print the program of its third stage
-    python test_microgpt.py --notebook class.ipynb      write the class as a notebook
+    python test_microgpt.py --check FILE    is a file that someone typed or changed right?
+    python test_microgpt.py --help          all commands: for a class, recipes, comparisons
 
 Every gradient is proved twice: against finite differences, and against a second engine of the
 textbook kind that shares no line with the one under test. What the model computes is proved by
-its formula, written once more for numbers of both kinds.
+its formula, written once more for numbers of both kinds. The order: the second engine and the
+formula; facts about the file, the class, recipes and ways up; the commands.
 """
 
 import _thread
