@@ -946,13 +946,12 @@ class TestCommandLine(Facts):
         self.assertIn("\nnot in the file: ", output)
 
     def test_the_collector_is_off_where_the_file_is_run_and_python_counts_references(self):
-        (self.folder / "microgpt.py").write_text(SOURCE, encoding="utf-8")
-        for how in ("microgpt.py", "-c"):
-            code = f"import microgpt; microgpt.main([{str(self.file('ab'))!r}, '--samples=0'])"
-            argv = [self.folder / how, self.file("ab"), *TINY] if how != "-c" else ["-c", code]
+        argv = [str(word) for word in (self.file("ab"), *TINY)]
+        code = f"import microgpt; microgpt.main({argv})"
+        for start in ([HERE / "microgpt.py", *argv], ["-c", code]):
             end = "\nimport gc; print(gc.isenabled())\n"
-            result = python("-i", *argv, input=end, cwd=HERE)
-            on = how == "-c" or sys.implementation.name != "cpython"
+            result = python("-i", *start, input=end, cwd=HERE)
+            on = start[0] == "-c" or sys.implementation.name != "cpython"
             self.assertIn(str(on), result.stdout.splitlines()[-1], result)
 
     def test_import_is_silent_and_changes_nothing(self):
