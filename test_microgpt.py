@@ -954,10 +954,10 @@ class TestCommandLine(Facts):
         argv = [str(word) for word in (self.file("ab"), *TINY)]
         code = f"import microgpt; microgpt.main({argv})"
         for start in ([HERE / "microgpt.py", *argv], ["-c", code]):
-            end = "\nimport gc; print(gc.isenabled())\n"
+            end = "\nimport gc; print(f'collector: {gc.isenabled()}')\n"
             result = python("-i", *start, input=end, cwd=HERE)
             on = start[0] == "-c" or sys.implementation.name != "cpython"
-            self.assertIn(str(on), result.stdout.splitlines()[-1], result)
+            self.assertIn(f"collector: {on}", result.stdout, result)
 
     def test_import_is_silent_and_changes_nothing(self):
         state = "(random.getstate(), gc.isenabled(), sys.getrecursionlimit())"
