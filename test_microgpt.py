@@ -1074,6 +1074,13 @@ class TestFiles(Facts):
         for block in quoted:
             self.assertTrue(block in SOURCE, block)
 
+    def test_each_fold_says_how_long_its_code_is(self):
+        folds = r"(?ms)<summary>The code, (\d+) lines</summary>\n\n```python\n# \w+: .*?\n(.*?)^```"
+        found = re.findall(folds, README)
+        self.assertEqual(len(found), README.count("<summary>The code"))
+        for count, code in found:
+            self.assertEqual(int(count), code.count("\n"), code)
+
     def test_every_link_into_the_readme_leads_to_a_heading(self):
         text = re.sub(r"(?ms)^```.*?^```$", "", README)
         anchors = []  # as GitHub makes them
@@ -2098,6 +2105,13 @@ class TestPictures(Facts):
             told = [text.split(": ")[0] for _, text in self.elements(page, "li")]
             self.assertEqual(set(shown.split()) - set(told), set())
             self.assertEqual(len(told), min(100, model.tokenizer.vocab_size))
+
+    def test_a_model_from_before_the_paste_has_its_pictures(self):
+        module = program()
+        model = model_of(["maria"], module=module)
+        for name in ("draw", "pictures"):
+            exec(readme_blocks("recipe")[name], vars(module))
+        self.assertGreater(len(self.elements(module.pictures(model, "maria"), "rect")), 10)
 
     def test_they_are_short_and_other_recipes_go_along(self):
         blocks = readme_blocks("recipe")
