@@ -26,7 +26,7 @@ def read_docs(path):
     docs = []
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
-            # All but tabs, line ends and what can be seen; surrogates stand for bytes not UTF-8.
+            # All but tabs, line ends and visible characters; bytes not UTF-8 are surrogates here.
             if re.search("[^\t\n -~\xa0-\ud7ff\ue000-\U0010ffff]", line):
                 raise InputError(f"{path}, line {number}: not plain text (UTF-16?), save as UTF-8")
             doc = re.sub("[\ufeff\u200b]", "", line).strip()  # byte order mark, zero-width space
@@ -60,7 +60,7 @@ class Tokenizer:
 # --- 2. Autograd: numbers that remember what they were computed from -------------------------
 class Value:
     """One number in a computation, and how the end of the computation depends on it."""
-    __slots__ = "data", "grad", "inputs", "local_grads"
+    __slots__ = "data", "grad", "inputs", "local_grads"  # and no other: that saves memory and time
 
     def __init__(self, data, inputs=(), local_grads=()):
         self.data = float(data)
@@ -124,7 +124,7 @@ def to_value(x):  # a Value or a number -> a Value
 def dot(a, b):  # [n], [n] -> one Value
     """a_1 * b_1 + ... + a_n * b_n, whose slope in a_i is b_i, and in b_i it is a_i.
 
-    Raises ValueError for different lengths. One Value for 2n - 1 makes the program fast.
+    Raises ValueError for different lengths. One Value in place of 2n - 1 is what makes it fast.
     """
     if len(a) != len(b):
         raise ValueError(f"a dot product of {len(a)} and {len(b)} numbers")
@@ -347,7 +347,7 @@ def run(config):
     model = Model(config, Tokenizer(docs), rng)
     tokenizer = model.tokenizer
     prompt_tokens(model, config.prompt)  # so that a prompt that cannot be used is found now
-    corpus = [tokenizer.encode(doc)[: config.block_size + 1] for doc in docs]  # what it can see
+    corpus = [tokenizer.encode(doc)[: config.block_size + 1] for doc in docs]  # what fits
     n_cut = sum(tokens[-1] != tokenizer.bos for tokens in corpus)
     n_train = len(docs) - min(200, len(docs) // 10)  # a tenth is held out, at most 200
     trained = corpus[:n_train]
@@ -357,7 +357,7 @@ def run(config):
     train(model, trained)
     if held_out:
         loss = evaluate(model, held_out)
-        if not loss < 100:  # or nan; where nothing is learned it is log(vocab_size)
+        if not loss < 100:  # nan, or far above log(vocab_size), which is to have learned nothing
             raise FloatingPointError(f"the held-out loss is {loss:.0f}")
         print(f"held-out loss {loss:.4f}, guessing evenly {math.log(tokenizer.vocab_size):.4f}: as "
               f"unsure as among {math.exp(loss):.1f} equal choices, not {tokenizer.vocab_size}")
@@ -388,14 +388,14 @@ HYPERPARAMETERS = {  # chosen, not learned: name: (default, smallest, largest, w
 def main(argv=()):
     """Do what the command line argv says, and return the trained model."""
     parser = argparse.ArgumentParser("microgpt.py", usage=argparse.SUPPRESS)  # so errors are a line
-    beside = pathlib.Path(globals().get("__file__", "x")).with_name("names.txt")  # or in no file
+    beside = pathlib.Path(globals().get("__file__", "x")).with_name("names.txt")  # no file: here
     parser.add_argument("file", nargs="?", default=beside, help="UTF-8 text, a document a line")
     parser.add_argument("--prompt", default="", help="what every text begins with")
     for name, (default, _, _, words) in HYPERPARAMETERS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default,
                             help=f"{words} (default: {default})")
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # ? where it lacks a letter
+        sys.stdout.reconfigure(errors="replace", line_buffering=True)  # "?" for what it lacks
     config = parser.parse_args(argv)
     for name, (_, smallest, largest, _) in HYPERPARAMETERS.items():
         if not smallest <= getattr(config, name) <= largest:  # also for nan
