@@ -416,5 +416,5 @@ def main(argv=()):
 if __name__ == "__main__":
     as_script = "__file__" in globals() and "kernel_launcher" not in sys.argv[0]  # no notebook
     if as_script and sys.implementation.name == "cpython":
-        gc.disable()  # Values make no cycles, and the search for some takes 12 to 31 % more time
+        gc.disable()  # Values make no cycles, and the search for some takes up to 25 % more time
     model = main(sys.argv[1:] if as_script else ())
