@@ -1101,7 +1101,8 @@ class TestFiles(Facts):
 
     def test_the_readme_shows_what_the_program_prints(self):
         block = re.search(r"(?ms)^```text\n(num docs.*?)^```$", README).group(1)
-        text = pasted(*PICTURES).replace("config.steps / 20", "config.steps")  # one glance, no more
+        text = pasted(*PICTURES).replace("config.steps / 20", "config.steps")  # one glance,
+        text = text.replace("corpus[:20]", "corpus[:1]")  # and a short one
         script = self.file(text, "mine.py")  # the pictures only add lines, and a page
         shutil.copy(HERE / "names.txt", self.folder)
         result = python(script, cwd=self.folder, env=BARE_ENVIRONMENT)
@@ -1174,10 +1175,10 @@ class TestBenchmark(Facts):
 class TestClass(Facts):
     """The README's class: each stage runs and learns, and the last one is microgpt.py."""
 
-    QUICK = dict(steps=5, words=100, samples=1)  # with every 140th name, these held-out losses:
+    QUICK = dict(steps=5, words=100, samples=1, n_embd=8)  # held-out losses with each 140th name:
     LOSSES = (
-        "2.8820 2.8820 3.3456 3.3007 3.2999 3.2999 3.3451 3.2705 3.3082 3.2973 3.2072 3.2926 3.2933"
-        " 3.2161 3.2933"
+        "2.8820 2.8820 3.3456 3.2947 3.2943 3.2943 3.2504 3.2559 3.2648 3.2627 3.2807 3.2628 3.2629"
+        " 3.2748 3.2629"
     )
 
     def names(self, each=1):
@@ -1284,7 +1285,7 @@ class TestClass(Facts):
         cells = [cell["source"] for cell in code]
         again = [cells[STAGES.index(name) + 1] for name in ("2", "10", "5b")]
         losses = self.losses(perform("\n\n".join(cells + again), self.folder))
-        self.assertEqual(losses, f"{self.LOSSES} 2.8820 3.2933 3.3007")
+        self.assertEqual(losses, f"{self.LOSSES} 2.8820 3.2629 3.2947")
         (self.folder / "browser").mkdir()
         perform(cells[0], self.folder / "browser")
         names = (self.folder / "browser" / "names.txt").read_bytes()
@@ -1403,7 +1404,10 @@ class TestWrite(Facts):
 
     def outcome(self, text, names):
         """What this program with these recipes prints, and its weights, in a folder of its own."""
-        argv = ["../docs.txt", *"--n-embd 4 --n-head 1 --samples 2 --steps 3".split()]
+        argv = [
+            "../docs.txt",
+            *"--n-embd 4 --n-head 1 --block-size 4 --samples 2 --steps 3".split(),
+        ]
         argv[-1] = 100 if names == ["gradients"] else 3
         with in_folder(tempfile.mkdtemp(dir=self.folder)), mock.patch("sys.stdin", io.StringIO()):
             if "fine-tuning" in names:
@@ -1778,7 +1782,8 @@ class TestTrainingAndSamplingRecipes(Facts):
         self.assertEqual(found.count("layer 0, head "), 4)
 
     def test_explore_answers_until_an_empty_line(self):
-        module, argv = program("explore"), [self.file("\n".join(DOCS)), "--steps", 1]
+        module = program("explore")
+        argv = [self.file("\n".join(DOCS)), *"--steps 1 --samples 1 --n-embd 4".split()]
         plain, typed = self.main(program(), *argv)[1], ["ca", "?", ""]
         with mock.patch.object(module.os, "isatty", return_value=True):
             with mock.patch.object(builtins, "input", side_effect=typed) as asked:
@@ -1861,14 +1866,9 @@ class TestKeepingRecipes(Facts):
                 module.read_docs(self.file(bad))
 
     def test_what_stands_in_the_file_is_not_new(self):
-        flags = "--samples 3 --temperature 0 --learning-rate 0.05".split()
+        flags = "--samples 3 --temperature 0 --learning-rate 0.1 --n-embd 8 --n-head 2".split()
         for name, text, argv, last in (
-            (
-                "blocks",
-                "abcdefgh" * 20,
-                "--block-size 6 --prompt b --steps 60",
-                "book: 0 of 3 texts",
-            ),
+            ("blocks", "abcd" * 20, "--block-size 6 --prompt b --steps 60", "book: 0 of 3 texts"),
             ("BPE", "we ride the red train home\n" * 12, "--steps 40", "file: 0 of 3"),
             ("paragraphs", "ab\n  ba\n\n" * 9, "--steps 40", "file: 0 of 3"),
         ):
@@ -2030,7 +2030,7 @@ class TestPictures(Facts):
         """The program, its model, and the page that its run wrote."""
         module, docs = program(*arranged(["draw", "pictures", *names])), self.file(content)
         with in_folder(self.folder):
-            model, _ = self.main(module, docs, "--samples", 2, *argv)
+            model, _ = self.main(module, docs, *"--samples 2 --n-embd 4 --n-head 2".split(), *argv)
         return module, model, (self.folder / "microgpt.html").read_text(encoding="utf-8")
 
     def test_the_curve_is_that_of_the_losses(self):
@@ -2096,7 +2096,7 @@ class TestPictures(Facts):
             (["blocks"], "a b\n\tc\\\n" * 9, "--steps 2", r"\n \t \\ a ^" + " \xb7"),
             ([], "ab\nba", "--steps 0 --samples 0", "a b ^"),
             ([], "ab\nba", "--steps 3 --n-layer 0 --learning-rate 0", "a b ^"),
-            ([], "abc" * 9, "--steps 1 --n-layer 9 --n-head 8 --n-embd 8", "a b c ^"),
+            ([], "abc" * 9, "--steps 1 --n-layer 5 --n-head 8 --n-embd 8", "a b c ^"),
             ([], "ab\nba", "--steps 3 --n-embd 1 --n-head 1", "a b ^"),
             ([], "\n".join(map(chr, range(300, 410))), "--steps 1 --block-size 40", "\u012c"),
         ):
@@ -2118,7 +2118,7 @@ class TestPictures(Facts):
         self.assertLessEqual(blocks["pictures"].count("\n"), 105)
         for name in ("GPT-2", "ReLU", "mini-batches"):
             page = self.trained([name, "album"], "\n".join(DOCS), "--steps", 2)[-1]
-            self.assertGreater(len(self.elements(page, "rect")), 20, name)
+            self.assertGreater(len(self.elements(page, "rect")), 10, name)
 
     def test_draw_tells_data_gradients_and_local_gradients(self):
         module = program("draw")
@@ -2138,7 +2138,7 @@ class TestPictures(Facts):
 
     @unittest.skipUnless(BROWSER, "no Chromium")
     def test_in_a_browser_all_has_a_size_and_nothing_is_complained_of(self):
-        module, _, page = self.trained([], "\n".join(DOCS * 2), "--steps", 30)
+        module, _, page = self.trained([], "\n".join(DOCS * 2), "--steps", 3)
         flags = "--headless --no-sandbox --disable-gpu --enable-logging=stderr --dump-dom".split()
         flags += [f"--user-data-dir={self.folder / 'profile'}", "--window-size=500,900"]
         for scheme, text in enumerate((page, module.draw(module.Value(2) * 3 + 1))):  # dark, light
@@ -2152,7 +2152,7 @@ class TestPictures(Facts):
             self.assertLessEqual(width, 500)
             self.assertEqual(color, ("rgb(255, 255, 255)", "rgb(0, 0, 0)")[scheme])
             self.assertEqual(len(sizes), text.count("<svg"))
-            self.assertGreater(min(sizes), 40)
+            self.assertGreaterEqual(min(sizes), 40)  # a table of one row
 
 
 # --- Facts of numpy_gpt.py, torch_gpt.py, gpt2.py ------------------------------------------------
