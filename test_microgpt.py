@@ -1913,24 +1913,25 @@ class TestKeepingRecipes(Facts):
         module, _, _ = self.trained("save and load")
         text = (self.folder / "model.json").read_text(encoding="utf-8")
         good = json.loads(text)
-        vocab, wte = good["vocab"], good["weights"]["wte"]
+        config, vocab, wte = good["config"], good["vocab"], good["weights"]["wte"]
         for bad in ("", text[:-1], text + "{}", "[" * 100000, b"\xff\xfe{", [], 7):
             self.refusal(module, bad)
         for place, words, contents in (  # where in the file, what is said, what cannot stand there
             ("more", "unexpected keyword argument 'more'", [1]),
-            *((part, "", [None, 3, [], {}]) for part in ("config", "vocab", "weights")),
-            ("config n_embd", "n_embd is {!r}", [-1, 10**18, math.nan]),
-            ("config n_embd", "", [8.0, "8", None]),
+            *((part, "", [None, 3, [], {}, True]) for part in ("config", "vocab", "weights")),
+            *((f"config {name}", f"{name} is {{!r}}", [True, [1], "1", None]) for name in config),
+            ("config n_embd", "n_embd is {!r}", [-1, 10**18, math.nan, 4.0]),
             ("config n_embd", "wte has another shape", [8]),
             ("config n_head", "n_head is 0", [0]),
             ("config n_head", "does not divide", [3]),
             ("config n_layer", "n_layer is {!r}", [10**12]),
             ("config learning_rate", "learning_rate is {!r}", [math.nan, -0.1]),
+            ("vocab", "no list", ["".join(vocab), dict.fromkeys(vocab, 0)]),
             ("vocab", "wte has another shape", [vocab[:-1], [*vocab, "z"]]),
             ("vocab", "", [[first, *vocab[1:]] for first in ("aa", vocab[1], "")]),
             ("weights", "other names", [{"wte": wte}, {**good["weights"], "more": wte}]),
             ("weights wte", "wte has another shape", [wte[:-1], [wte[0][:-1], *wte[1:]]]),
-            (f"weights wte {len(wte) - 1} 3", "wte holds {!r}", [math.nan, "0.5", None]),
+            (f"weights wte {len(wte) - 1} 3", "wte holds {!r}", [math.nan, "0.5", None, True, [1]]),
         ):
             for content in contents:
                 whole = copy.deepcopy(good)
@@ -1979,7 +1980,9 @@ class TestKeepingRecipes(Facts):
         changes = {"file": other}, {"seed": 1}, {"n_head": 1}, {"n_embd": 8}
         cases = [(kept, change, "is of another run") for change in changes]
         cases += [(kept, {"steps": 4}, "has done 5 steps"), ("{}", {}, "is not a saved model")]
-        cases += [(json.dumps({**json.loads(kept), "training": None}), {}, "is of another run")]
+        for training in (None, 7, True, [], {}):
+            foreign = json.dumps({**json.loads(kept), "training": training})
+            cases.append((foreign, {}, "is of another run"))
         for content, change, words in cases:
             path.write_text(content)
             config = types.SimpleNamespace(**{**vars(model.config), **change})
