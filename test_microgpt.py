@@ -3723,9 +3723,8 @@ TYPED = {  # what of microgpt.py comes at which stage; `f: text` is what begins 
     "10": "InputError; read_docs: if re; read_docs: if not; Tokenizer.encode: if;"
     " logsumexp: if; Model.__init__: if; train: try; probabilities; prompt_tokens: if;"
     " run: prompt_tokens; run: if not loss; run: else",
-    "the command line": "HYPERPARAMETERS; main; if __name__",
 }
-STAGES = [*TYPED][:-1]
+STAGES = [*TYPED]
 
 
 def built_on(name):
@@ -3755,10 +3754,16 @@ def temporary(names):
 
 @functools.lru_cache(maxsize=None)
 def stage(name):
-    """A stage as a program: the lines of microgpt.py that are typed by then, and what is not."""
-    tree, lines, gone = ast.parse(SOURCE), ["", *SOURCE.splitlines()], set()
-    later = set(entries(TYPED)) - set(entries(built_on(name)))
+    """A stage as a program: the lines of microgpt.py that are typed by then, and what is not.
+
+    From microgpt.py go all docstrings, and what TYPED has at later stages. The README's first
+    forms of definitions stand where the later ones will, or at the end; then come the config and
+    what runs it.
+    """
     forms, ending = temporary(built_on(name))
+    later = tuple(set(entries(TYPED)) - set(entries(built_on(name))))
+    source = SOURCE.split("# --- 7. ")[0]  # the class does without the command line
+    tree, lines, gone = ast.parse(source), ["", *source.splitlines()], set()
 
     def look_into(parent, owner):
         for node in getattr(parent, "body", ()):
@@ -3769,30 +3774,44 @@ def stage(name):
                 gone.update(range(first, node.end_lineno + 1))
                 if len(parent.body) == 1:
                     lines[first - 1] += "\n    pass"
-            elif not any(map(key.startswith, later)):
+            elif not key.startswith(later):
                 look_into(node, key if named else owner)
                 if getattr(node, "orelse", None) and f"{owner}: else" in later:
                     gone.update(range(node.body[-1].end_lineno + 1, node.end_lineno + 1))
+            elif isinstance(node, ast.Try):  # what it will guard is there already
+                gone.update(range(first, node.end_lineno + 1))
+                for number in range(node.body[0].lineno, node.body[-1].end_lineno + 1):
+                    gone.remove(number)
+                    lines[number] = lines[number][4:]
+                look_into(node, owner)
             else:
                 while re.match(" *# (?!---)", lines[first - 1]):  # with what is said about it
                     first -= 1
                 gone.update(range(first, node.end_lineno + 1))
-                if isinstance(node, ast.Try):  # what it will guard is there already
-                    for number in range(node.body[0].lineno, node.body[-1].end_lineno + 1):
-                        gone.remove(number)
-                        lines[number] = lines[number][4:]
-                    look_into(node, owner)
             if parent is tree and named and node.name in forms:
                 gone.update(range(first, node.end_lineno + 1))
                 lines[first - 1] += "\n" + forms.pop(node.name)
 
     look_into(tree, "")
     kept = [line for number, line in enumerate(lines) if number not in gone]
-    text = "\n".join([*kept, *forms.values(), ending])
-    text = re.sub(r"(?m)^import (\w+)\n", lambda i: i[0] * (f"{i[1]}." in text), text)  # if used
-    text = re.sub(r"(?m)^# ---.*\n+(?=# ---|class config)|^# --- 7.*\n+", "", text)  # empty parts
-    text = re.sub(r"(?m)^( *(?:class|def) .*)\n\n", r"\1\n", re.sub(r"\n{3,}", "\n\n", text))
-    return text.replace("\n\n# ---", "\n\n\n# ---").strip() + "\n"
+    return tidied("\n".join([*kept, *forms.values(), ending]))
+
+
+def tidied(text):
+    """Without unused imports, and headings of nothing; with the blank lines of microgpt.py."""
+    imports = re.findall(r"(?m)^import (\w+)\n", text)
+    for unused in (module for module in imports if f"{module}." not in text):
+        text = text.replace(f"import {unused}\n", "")
+    paragraphs = re.split(r"\n{2,}", text.strip())
+    tidy = ""
+    for paragraph, following in zip(paragraphs, [*paragraphs[1:], ""]):
+        if paragraph.startswith("# ---"):
+            if "\n" not in paragraph and following.startswith(("# ---", "class config")):
+                continue
+            tidy += "\n"  # a second blank line above it
+        inside = paragraph.split("\n")[-1].lstrip().startswith(("class ", "def "))
+        tidy += paragraph + ("\n" if inside else "\n\n")
+    return tidy.strip() + "\n"
 
 
 def before(name):
@@ -4034,10 +4053,7 @@ SHOWN = {  # of stages without a loss, a line of what they print
     "4": "by nudging a: -2.0",
     "5a": "Value(data=-2.0, grad=1.0)",
 }
-NOT_HERE = (  # sentences that speak of what a notebook has not
-    r"(?:^|(?<=[.:?] ))(?:[^.:?]|[.:](?! ))*?(?:`--|\b[Pp]aste|\b[Tt]yp|python |`doubled|`show_att)"
-    r"(?:[^.?]|[.?](?! |$))*[.?](?: |$)"
-)
+NOT_HERE = r"`--|\b[Pp]aste|\b[Tt]yp|python |`doubled|`show_att"  # what a notebook has not
 
 
 def cell_of(name, emptied=False):
@@ -4063,6 +4079,18 @@ def cell_of(name, emptied=False):
     earlier = (built_on(name)[-2:-1] or [""])[0]
     parts = [part for part in parts if not part.startswith("# ---") or "\n" in part]
     return "\n\n".join([f'begin("{earlier}")', *parts, end, f'keep("{name}")'])
+
+
+def fit_for_a_notebook(line):
+    """A line of the README without the sentences, from a colon on, that speak of what is NOT_HERE."""
+    kept, unfit = "", False
+    for clause in re.split(r"(?<=[.:?] )", line):
+        unfit = unfit or re.search(NOT_HERE, clause)
+        if not unfit:
+            kept += clause
+        elif clause.rstrip().endswith((".", "?")):
+            unfit = False
+    return kept
 
 
 def notebook(path, flag=""):
@@ -4102,8 +4130,8 @@ def notebook(path, flag=""):
                 comes = f"held-out loss {loss}" if loss.strip() else SHOWN[name]
                 add("markdown", f"**{name} {title}**: {question}\n\nWhat should come: `{comes}`")
                 code(cell_of(name, flag == "--holes"))
-        words = re.sub(r"(?m)(?<=\S)\n(?=[^-|\n])", " ", words)
-        add("markdown", "\n".join(re.sub(NOT_HERE, "", line) for line in words.split("\n")))
+        words = re.sub(r"(?m)(?<=\S)\n(?=[^-|\n])", " ", words)  # one line a paragraph or item
+        add("markdown", "\n".join(map(fit_for_a_notebook, words.split("\n"))))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
     write_new(path, json.dumps(whole, indent=1))
