@@ -235,6 +235,12 @@ def section(heading):
     return README[found.start(1) : found.end(1)]
 
 
+def tables(heading):
+    """The README's tables below a heading: of each the rows, without the head, as lists of cells."""
+    found = re.findall(r"(?m)^\| .* \|\n\| --- .*\n((?:\| .* \|\n)+)", section(heading))
+    return [[row[2:-2].split(" | ") for row in table.splitlines()] for table in found]
+
+
 @functools.lru_cache(maxsize=None)
 def readme_blocks(kind):
     """The README's Python blocks whose first line is `# kind: NAME`, by their names."""
@@ -1986,8 +1992,7 @@ class TestClass(Facts):
     def test_every_stage_runs_and_the_tables_tell_what_is_typed(self):
         _, printed = self.quiet(plan, self.names(140), **self.QUICK)
         found = [row[2:-2].split(" | ") for row in printed.splitlines()]
-        shown = re.findall(r"(?m)^\| (\d\w?\+? .*) \|$", section("### The stages"))
-        shown = [row.split(" | ") for row in shown]
+        shown = tables("### The stages")[0]
         self.assertEqual([row[0].split()[0] for row in shown], STAGES)
         self.assertEqual([row[:3] + row[5:] for row in found], [row[:3] + row[5:] for row in shown])
         self.assertEqual(" ".join(row[3] for row in found if row[3].strip()), self.LOSSES)
@@ -1996,18 +2001,17 @@ class TestClass(Facts):
 
     def test_the_plans_add_up_to_the_minutes_that_they_promise(self):
         printed = self.quiet(plans)[1].strip()
-        self.assertEqual(
-            re.findall(r"(?ms)^\| stage \| typed.*?\n\n", section("### The plans")),
-            [table + "\n\n" for table in printed.split("\n\n")],
-        )
-        for length, rows in PLANS.items():
+        shown = re.findall(r"(?ms)^\| stage \| typed.*?(?=\n\n)", section("### The plans"))
+        self.assertEqual(shown, printed.split("\n\n"))
+        for length, rows in the_plans().items():
             self.assertEqual(sum(minutes(*row) for row in rows), int(length))
             for name, what, runs, talk in rows:
                 for word in what.split() if what != "all" else ():
                     self.assertGreater(characters(name, word), 0, (name, word))
                 if length == "90" and runs:  # something runs every ten minutes
                     self.assertLessEqual(minutes(name, what, 0, talk) / runs, 10, name)
-        self.assertLessEqual(sum(characters(*row[:2]) for row in PLANS["90"] if row[2]), 5500)
+        typed = sum(characters(*row[:2]) for row in the_plans()["90"] if row[2])
+        self.assertLessEqual(typed, 5500)
 
     def test_what_needs_no_training_prints_what_the_readme_shows(self):
         quick = "1 2 3 3+ 4 5a 5b".split()
@@ -2028,12 +2032,10 @@ class TestClass(Facts):
         self.assertEqual({letter for letter, _ in longest[:4]}, {"n", "r", "l", "end"})
 
     def test_fingerprints_are_those_of_the_slips(self):
-        self.assertGreaterEqual(len(FINGERPRINTS), 20)
-        shown = section("### Is the loss wrong?")
-        for name, meant, typed, loss in FINGERPRINTS:
-            self.assertEqual(stage(name).count(meant) >= 1, True, meant)
-            words = "nothing" if typed == "pass" else f"`{typed}`"
-            self.assertIn(f"| {name} | {loss} | {words} | `{meant}` |\n", shown)
+        rows = list(fingerprints())
+        self.assertGreaterEqual(len(rows), 20)
+        for name, meant, typed, loss in rows:
+            self.assertIn(meant, stage(name))
             if name in ("2", "5b"):  # the others train: --stages runs them
                 self.assertEqual(fingerprint(name, meant, typed, self.names()), loss)
 
@@ -3906,52 +3908,15 @@ def print_table(*heading):
     print_row(*("---" for _ in heading))
 
 
-PLAN_ROWS = table_of("""
-45 => 3 =>  => 1 => 3
-45 => 4 => Value => 1 => 3
-45 => 6 => Adam forward_backward => 1 => 3
-45 => 9a => attend => 1 => 4
-45 => 9+ =>  => 2 => 2
-45 => questions =>  => 0 => 3
-90 => 1 =>  => 1 => 3
-90 => 2 => gpt train => 1 => 2
-90 => 3 => probabilities => 1 => 1
-90 => 4 => Value => 2 => 3
-90 => 5a => dot logsumexp => 1 => 1
-90 => 5b => softmax cross_entropy gpt => 1 => 1
-90 => 6 => Adam forward_backward => 1 => 1
-90 => 7b =>  => 1 => 1
-90 => 7c => Adam => 1 => 1
-90 => 9a => attend attention => 1 => 2
-90 => 9b => all => 1 => 0
-90 => 9+ =>  => 1 => 3
-90 => questions =>  => 0 => 11
-270 => 1 => read_docs Tokenizer => 1 => 5
-270 => 2 => softmax gpt cross_entropy train => 2 => 6
-270 => 3 => probabilities generate => 2 => 5
-270 => 3+ => all => 2 => 8
-270 => questions, homework =>  => 0 => 33
-270 => 4 => all => 3 => 10
-270 => 5a => all => 2 => 8
-270 => 5b => softmax linear cross_entropy gpt => 1 => 6
-270 => 6 => all => 2 => 8
-270 => questions, homework =>  => 0 => 11
-270 => 6+ => all => 1 => 7
-270 => 7a => all => 1 => 4
-270 => 7b => all => 1 => 3
-270 => 7c => Adam => 1 => 5
-270 => 8 => Value.relu activation mlp => 1 => 3
-270 => 8+ =>  => 1 => 2
-270 => 9a => attend attention => 1 => 7
-270 => 9b => all => 1 => 0
-270 => 9+ =>  => 2 => 3
-270 => 10 =>  => 2 => 2
-270 => questions, homework =>  => 0 => 7
-""")
-PLANS = {  # minutes: for each row the stage, what is typed of it, the runs, the minutes of talk
-    minutes: [(*row[1:3], *map(int, row[3:])) for row in PLAN_ROWS if row[0] == minutes]
-    for minutes in ("45", "90", "270")
-}
+def the_plans():
+    """The README's plans by their minutes: (stage, what is typed of it, runs, minutes of talk)."""
+    found = {}
+    for *rows, (*_, length) in tables("### The plans"):
+        found[length] = []
+        for name, typed, _, runs, talk, _ in rows:
+            what = "all" if typed == "all new" else re.sub("[`,]", "", typed)
+            found[length].append((name, what, int(runs or 0), int(talk or 0)))
+    return found
 
 
 def minutes(name, what, runs, talk):
@@ -3961,7 +3926,7 @@ def minutes(name, what, runs, talk):
 
 def plans():
     """Print the README's three plans; minutes and characters are found anew."""
-    for rows in PLANS.values():
+    for rows in the_plans().values():
         print_table("stage", "typed", "characters", "runs", "talk", "minutes")
         sums = [0, 0, 0, 0]
         for name, what, runs, talk in rows:
@@ -3975,59 +3940,32 @@ def plans():
 
 def plan(folder, **settings):
     """Print the README's table of stages; characters, losses and choices are found anew."""
-    for row in re.findall(r"(?m)^\| (\d\w?\+? .*) \|$", section("### The stages")):
-        cells = row.split(" | ")
+    for cells in tables("### The stages")[0]:
         name = cells[0].split()[0]
-        if name in STAGES:
-            cells[1:3] = len(new_code(name)), characters(name, "all")
-            printed = perform(changed(stage(name), **settings), folder)
-            for found in re.findall(r"held-out loss (\S+), .* among (\S+) equal", printed):
-                cells[3:5] = found
-            print_row(*cells)
+        cells[1:3] = len(new_code(name)), characters(name, "all")
+        printed = perform(changed(stage(name), **settings), folder)
+        for found in re.findall(r"held-out loss (\S+), .* among (\S+) equal", printed):
+            cells[3:5] = found
+        print_row(*cells)
 
 
-FINGERPRINTS = table_of("""
-2 => line).strip() => line) => 2.2209
-2 => enumerate(tokens[1:]) => enumerate(tokens) => 5.5835
-2 => model.counts[token][target] += 1 => model.counts[target][token] += 1 => 2.9459
-2 => zip(tokens, tokens[1:]) => zip(tokens, tokens[2:]) => 3.1313
-2 => exps = [math.exp(xi) for xi in x] => exps = [xi for xi in x] => 2.9392
-5b => rng.gauss(0, 0.08) => rng.random() => 3.5539
-5b => rng.gauss(0, 0.08) => rng.gauss(0, 0.8) => 5.7389
-6 => loss.backward() => pass => 3.2959
-6 => reversed(order) => order => 3.2959
-6 => optimizer.step(learning_rate_at(step, model.config)) => pass => 3.2959
-6 => source.grad += local_grad * value.grad => source.grad = local_grad * value.grad => 3.2974
-6 => b_data + a_data => a_data + b_data => 4.0785
-6 => largest + math.log(total) => math.log(total) => 0.5079
-6 => enumerate(tokens[1:]) => enumerate(tokens) => 0.2638
-6 => [e / total for e in exps] => exps => 3.5115
-6 => logits[target] => logits[0] => 0.0025
-6 => learning_rate = 0.3 => learning_rate = 0.03 => 3.2801
-6 => corpus[(step - 1) % len(corpus)] => corpus[0] => 5.8379
-7b => ["wpe"][position] => ["wpe"][0] => 2.6040
-7c => m_hat = self.m[i] / unbias1 => m_hat = self.m[i] => 2.4566
-7c => self.t += 1 => self.t = 1 => 2.4605
-7c => v_hat**0.5 + eps => v_hat + eps => 2.8653
-7c => learning_rate = 0.01 => learning_rate = 0.3 => 2.5105
-9b => values.append(value[start:end]) => values.append(key[start:end]) => 2.4470
-9b => / len(query) ** 0.5 => / 1 => 2.4423
-9b => x = add(x, attention( => x = (attention( => 2.4889
-""")  # stage, what is meant, what was typed, the loss that it ends with
+def fingerprints():
+    """The README's slips: the stage, what is meant, what was typed, the loss that it ends with."""
+    for name, loss, typed, meant in tables("### Is the loss wrong?")[0]:
+        yield name, meant.strip("`"), typed.strip("`").replace("nothing", "pass"), loss
 
 
 def fingerprint(name, meant, typed, folder):
     """The held-out loss of a stage with a slip."""
-    return re.search(
-        r"held-out loss (\S+),", perform(stage(name).replace(meant, typed, 1), folder)
-    )[1]
+    printed = perform(stage(name).replace(meant, typed, 1), folder)
+    return re.search(r"held-out loss (\S+),", printed)[1]
 
 
 def stages():
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(HERE / "names.txt", folder)
         plan(folder)
-        for name, meant, typed, _ in FINGERPRINTS:
+        for name, meant, typed, _ in fingerprints():
             print_row(name, fingerprint(name, meant, typed, folder), f"`{typed}`", f"`{meant}`")
 
 
@@ -4116,19 +4054,16 @@ def notebook(path, flag=""):
     )
     names = base64.b85encode(zlib.compress((HERE / "names.txt").read_bytes(), 9)).decode()
     code(FIRST_CELL.replace("NAMES", repr(names)))
-    rows = re.findall(
-        r"(?m)^\| (\d\w?\+?)(?: (.*?))? \|.*?\|.*?\| (.*?) \|.*\| (.*) \|$",
-        section("### The stages"),
-    )
     folds = r"(?ms)^```python\n# stage.*?^```\n|^</?details>.*?\n+"
     whole = re.sub(folds, "", section("## The class"))
     for part in re.split(r"(?m)^(?=### \d)", whole)[1:]:
         number, heading, words = re.match(r"(?s)### (\d+)(.*?)\n(.*)", part).groups()
         add("markdown", f"## {number}{heading}")
-        for name, title, loss, question in rows:
+        for title, _, _, loss, _, question in tables("### The stages")[0]:
+            name = title.split()[0]
             if re.match(r"\d+", name)[0] == number:
-                comes = f"held-out loss {loss}" if loss.strip() else SHOWN[name]
-                add("markdown", f"**{name} {title}**: {question}\n\nWhat should come: `{comes}`")
+                comes = f"held-out loss {loss}" if loss else SHOWN[name]
+                add("markdown", f"**{title}**: {question}\n\nWhat should come: `{comes}`")
                 code(cell_of(name, flag == "--holes"))
         words = re.sub(r"(?m)(?<=\S)\n(?=[^-|\n])", " ", words)  # one line a paragraph or item
         add("markdown", "\n".join(map(fit_for_a_notebook, words.split("\n"))))
