@@ -4061,14 +4061,19 @@ def notebook(path, flag=""):
     for part in re.split(r"(?m)^(?=### \d)", whole)[1:]:
         number, heading, words = re.match(r"(?s)### (\d+)(.*?)\n(.*)", part).groups()
         add("markdown", f"## {number}{heading}")
+        words = re.sub(r"(?m)(?<=\S)\n(?=[^-|\n])", " ", words)  # one line a paragraph or item
+        said = {}  # of each stage
+        for piece in re.split(r"(?=\*\*\d+[abc+]?\*\*: )", words):
+            label = re.match(r"\*\*(.*?)\*\*", piece)
+            said[label[1] if label else number] = piece
         for title, _, loss, _, question in tables("### The stages")[0]:
             name = title.split()[0]
             if re.match(r"\d+", name)[0] == number:
                 comes = f"held-out loss {loss}" if loss else SHOWN[name]
                 add("markdown", f"**{title}**: {question}\n\nWhat should come: `{comes}`")
                 code(cell_of(name, flag == "--holes"))
-        words = re.sub(r"(?m)(?<=\S)\n(?=[^-|\n])", " ", words)  # one line a paragraph or item
-        add("markdown", "\n".join(map(fit_for_a_notebook, words.split("\n"))))
+                words = said.get(name, "").split("\n")
+                add("markdown", "\n".join(map(fit_for_a_notebook, words)))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     whole = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 4}
     write_new(path, json.dumps(whole, indent=1))
