@@ -789,7 +789,7 @@ class TestSampling(Facts):
         self.assertLess(min(lengths), 6)
         self.assertEqual(max(lengths), 6)
         self.assertGreaterEqual(len(microgpt.generate(model, "abcab")), 5)
-        self.assertRaisesRegex(InputError, "no position", microgpt.generate, model, "abcabc")
+        self.assertRaisesRegex(ValueError, "no position", microgpt.generate, model, "abcabc")
 
     def test_logits_or_a_temperature_that_are_not_finite_are_an_error(self):
         model = model_of()
