@@ -981,7 +981,7 @@ class TestCommandLine(Facts):
         self.file(SOURCE, "microgpt.py")
         self.file("ab\nba\n", "names.txt")
         (self.folder / "elsewhere").mkdir()
-        argv = ["-i", pathlib.Path("..") / "microgpt.py", *TINY]
+        argv = ["-X", "warn_default_encoding", "-i", pathlib.Path("..") / "microgpt.py", *TINY]
         options = {"cwd": self.folder / "elsewhere", "env": BARE_ENVIRONMENT}
         result = python(*argv, **options, input="print(len(model.weights))\n")
         self.assertTrue(result.stdout.startswith("num docs: 2,"), result)
