@@ -468,10 +468,10 @@ class TestCalculus(Facts):
 
     def test_at_the_edges_relu_and_the_activation_pass_nothing_and_hide_no_nan(self):
         for function, x in itertools.product((Value.relu, microgpt.activation), (0.0, -math.inf)):
-            leaf = Value(x)
-            end = function(leaf)
+            leaf, factor = Value(x), Value(1.0)
+            end = function(leaf * factor)
             end.backward()
-            self.assertEqual((end.data, leaf.grad), (0.0, 0.0))
+            self.assertEqual((end.data, leaf.grad, factor.grad), (0.0, 0.0, 0.0))
         self.assertTrue(math.isnan(microgpt.activation(Value(math.nan)).data))
 
     def test_leaves_add_up_over_calls_and_what_lies_between_starts_afresh(self):
