@@ -539,7 +539,7 @@ class TestCalculus(Facts):
         self.assertEqual(numbers(rows), [5.0, 5.0])
         self.assertRaisesRegex(TypeError, "generator", microgpt.linear, (v for v in x), [x])
         self.assertRaises(ValueError, microgpt.softmax, iter(x))
-        self.assertRaisesRegex(ValueError, "of 2 and 4 numbers$", microgpt.linear, x * 2, [x])
+        self.assertRaisesRegex(ValueError, "^a dot product of 2 and 4", microgpt.linear, x * 2, [x])
 
 
 # --- Facts of the model --------------------------------------------------------------------------
