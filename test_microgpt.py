@@ -1051,7 +1051,7 @@ class TestCommandLine(Facts):
         for row in kept:
             self.assertRegex(row, r"\A.* s left\Z")
         self.assertEqual(len(re.findall(r"step +\d+ / 102 [^\r]* +\r", shown.decode())), 102)
-        self.assertIn("measured 0 of 1 held-out documents", shown.decode())
+        self.assertIn("\nmeasured 0 of 1 held-out documents ", shown.decode())
         self.assertRegex("\n".join(rows), "\nheld-out loss .* not 8\nnot in the file: 0 of 0")
 
 
