@@ -869,13 +869,14 @@ class TestCommandLine(Facts):
     def test_sizes_that_take_too_much_memory_together_are_refused(self, _):
         line = ERROR + r"n_layer \* n_embd \* block_size must be at most 20000, to fit into memory"
         for sizes, fits in (
-            ((4, 50, 100), True),
-            ((3, 59, 113), False),  # one more
-            ((0, 256, 512), True),
-            ((1, 256, 512), False),
+            ((50, 4, 100), True),
+            ((59, 3, 113), False),  # one more
+            ((256, 0, 512), True),
+            ((256, 1, 512), False),
+            ((8, 24, 104), True),
         ):
-            flags = "n-layer n-embd block-size n-head".split()
-            argv = [str(self.file("ab")), *(f"--{f}={n}" for f, n in zip(flags, (*sizes, 1)))]
+            flags = "n-embd n-layer block-size n-head".split()
+            argv = [str(self.file("ab")), *(f"--{f}={n}" for f, n in zip(flags, sizes * 2))]
             if fits:
                 self.assertRaises(EOFError, self.main, microgpt, *argv)
             else:
