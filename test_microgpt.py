@@ -894,7 +894,8 @@ class TestCommandLine(Facts):
                 line = f"{ERROR}{what}, try a smaller --learning-rate"
                 self.assert_exits(1, line, microgpt.main, [path, "--steps", steps])
         for loss in (100.0, math.nan):  # nan: from another engine
-            with mock.patch.object(microgpt, "evaluate", return_value=loss):
+            with mock.patch.object(microgpt, "evaluate", side_effect=[99.9, loss]):
+                self.main(microgpt, path, *TINY)  # 99.9 is only a bad loss
                 line = f"{ERROR}the held-out loss is {loss:.0f}, try a smaller --learning-rate"
                 self.assert_exits(1, line, microgpt.main, [path, "--steps", "0"])
 
