@@ -2188,6 +2188,9 @@ class TestYourOwnFile(Facts):
 def bent(x):
     return [xi.relu() * xi for xi in x]
 
+def deep(x):  # more than Python may recurse
+    return sum(x for _ in range(3000))
+
 def detached(x, y):
     return Value((x * y).data, (x, y), (y.data, 1.0))
 """
@@ -2207,6 +2210,7 @@ def detached(x, y):
             self.assertRegex(told, rf"(?m)^{outcome} +Value.tanh")
             self.assertRegex(told, r"(?m)^differs +Value.sqrt +it gives .*, math.sqrt ")
             self.assertRegex(told, r"(?m)^right +bent$")
+            self.assertRegex(told, r"(?m)^right +deep$")
             self.assertRegex(told, r"(?m)^wrong +detached +its local .* input 2, ")
 
     def test_it_runs_nothing_else_and_always_ends(self):
@@ -3164,15 +3168,15 @@ def plain(thing):
 
 def slopes(ends, inputs):
     """d (ends, each counted differently) / d input, by the local gradients, without backward."""
-    twins = {}
-
-    def twin(value):
+    twins, values = {}, [*ends, *inputs]
+    for value in values:  # which grows: a graph may be too deep for recursion
         if id(value) not in twins:
-            twins[id(value)] = Plain(0.0, [*map(twin, value.inputs)], value.local_grads)
-        return twins[id(value)]
-
-    weighted([twin(end) for end in ends]).backward()
-    return [twin(value).grad for value in inputs]
+            twins[id(value)] = Plain(0.0, slopes=value.local_grads)
+            values += value.inputs
+    for value in values:
+        twins[id(value)].parents = [twins[id(source)] for source in value.inputs]
+    weighted([twins[id(end)] for end in ends]).backward()
+    return [twins[id(value)].grad for value in inputs]
 
 
 def observe(m, probe, as_values=True, nudged=None, by=0.0):
