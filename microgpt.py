@@ -400,7 +400,7 @@ def main(argv=()):
     for name, (_, smallest, largest, _) in HYPERPARAMETERS.items():
         if not smallest <= getattr(config, name) <= largest:  # also for nan
             parser.error(f"{name} must be from {smallest} to {largest}")
-    if config.n_layer * config.n_embd * config.block_size > 20_000:  # takes up to 10 GB
+    if config.n_layer * config.n_embd * config.block_size > 20_000:  # takes up to 12 GB
         parser.error("n_layer * n_embd * block_size must be at most 20000, to fit into memory")
     try:
         return run(config)

@@ -2001,6 +2001,7 @@ class TestClass(Facts):
         printed = self.quiet(plans)[1].strip()
         shown = re.findall(r"(?ms)^\| stage \| typed.*?(?=\n\n)", section("### The plans"))
         self.assertEqual(shown, printed.split("\n\n"))
+        self.assertEqual([*the_plans()], ["45", "90", "270"])
         for length, rows in the_plans().items():
             self.assertEqual(sum(minutes(*row) for row in rows), int(length))
             for name, what, runs, talk in rows:
@@ -2060,6 +2061,8 @@ class TestClass(Facts):
         code = [cell for cell in whole["cells"] if cell["cell_type"] == "code"]
         words = "".join(cell["source"] for cell in whole["cells"] if cell["cell_type"] != "code")
         self.assertIsNone(re.search(r"`--|[Pp]aste|[Tt]yped|python |\]\(", words))
+        answers = section("## The class").count("**Answer:**")
+        self.assertEqual(words.count("**Answer:**"), answers)  # each below its stage
         for loss in re.findall(r"held-out loss (\S+)`", words):
             self.assertIn(f"| {loss} |", section("### The stages"))
         for cell in code:
