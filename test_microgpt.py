@@ -2049,6 +2049,8 @@ class TestClass(Facts):
         self.quiet(show_stage, "all", str(folder))
         files = {f"stage{name}.py" for name in STAGES}
         self.assertEqual({path.name for path in folder.iterdir()}, files | {"names.txt"})
+        for name in STAGES:  # no heading of nothing
+            self.assertNotRegex(stage(name), r"# ---.*\n+(# ---|class config)")
         printed = self.quiet(diff, "6", "7a")[1]
         self.assertIn("\n+def rmsnorm(x):  # [n] -> [n]\n", printed)
         self.assertNotIn("\n+def linear", printed)
@@ -2171,6 +2173,12 @@ class TestYourOwnFile(Facts):
         self.assertEqual((status, found[0][0]), (1, "wrong"))
         why = "its local gradients give 0.49 for input 1, nudging it 1.47"
         self.assertIn(why, "\n".join(lines))
+        text = SOURCE.replace("scores", "s").replace("zip(*values))  #", "zip(*keys))  #")
+        lines = self.judged(re.sub(r"\bquery\b", "q", text))[1]  # other names are no slip
+        told = [line.split(": ")[1] for line in lines if line.startswith("         your line")]
+        self.assertEqual(
+            told, ["return linear(softmax(s), zip(*keys))  # zip(*values) is V transposed"]
+        )
         status, lines, found = self.judged(stage("7a").replace("** -0.5", "** -0.4"))
         self.assertEqual((status, found[0][0]), (1, "differs"))  # a stage is to be as it is
         self.assertEqual(self.judged(SOURCE.replace("** -0.5", "** -0.4"))[0], 0)  # a change
@@ -2270,6 +2278,11 @@ def detached(x, y):
         mean, error, _ = judgement([1.0, 2.0, 3.0, 6.0])
         self.assert_near(mean, 3.0, 1e-12)
         self.assert_near(error, (14 / 3) ** 0.5 / 2, 1e-12)
+        rows = {"mine.py": [2.5, 10, 6.0], "microgpt.py": [2.5, 10, 2.0]}  # 6 seconds for 2
+        with mock.patch(f"{__name__}.measured", lambda path, *_: rows[path.name]):
+            with contextlib.redirect_stderr(io.StringIO()):
+                printed = self.quiet(compare, str(self.file(SOURCE, "mine.py")))[1]
+        self.assertIn("CPU time a step  3.00 times microgpt.py's\n", printed)
 
     def test_two_programs_are_trained_side_by_side(self):
         mine = self.file(SOURCE.replace("return x.relu() ** 2", "return x"), "mine.py")
